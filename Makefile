@@ -1,0 +1,29 @@
+# `make quickstart` and `make test` each work as the first command on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := PYTHONUNBUFFERED=1 $(BIN)
+
+.PHONY: quickstart test lint clean
+
+$(VENV)/installed: setup.cfg constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "saccade needs Python 3.11 or newer; try make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server,test]'
+	@touch $@
+
+quickstart: $(VENV)/installed  ## toy videos, a tracked pre-training run, a table of results
+	$(RUN)/saccade data toy data
+	$(RUN)/saccade run experiments/quickstart.yaml
+
+test: $(VENV)/installed  ## the whole test-suite
+	$(RUN)/pytest
+
+lint: $(VENV)/installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## what the other targets made, but never runs/ or data/
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

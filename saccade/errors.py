@@ -1,0 +1,30 @@
+"""What a user can get wrong. Each message is one line: what was given, what is allowed, what to do.
+
+The command line prints a `SaccadeError` without a traceback and exits with 2. Everything else that is raised is a bug.
+"""
+
+__all__ = ["CheckpointError", "DataError", "RunError", "SaccadeError", "SpecError", "WeightsError"]
+
+
+class SaccadeError(Exception):
+    """A mistake in what was given to the program, never in the program."""
+
+
+class SpecError(SaccadeError):
+    """An experiment spec, or an override of one, that cannot be used."""
+
+
+class DataError(SaccadeError):
+    """A dataset on disk that is incomplete, malformed or unreadable."""
+
+
+class RunError(SaccadeError):
+    """A run that cannot be found, started, resumed or tracked."""
+
+
+class CheckpointError(SaccadeError):
+    """A checkpoint that is damaged or belongs to another spec."""
+
+
+class WeightsError(SaccadeError):
+    """A file of weights that is damaged, hostile or of another model."""
