@@ -1,0 +1,1 @@
+"""Datasets on disk: the published layout, its splits, and how to get there from videos."""

@@ -1,0 +1,270 @@
+"""Clips of videos for the loader: which frames and how they are seen. Frames are decoded here, changed on the device.
+
+Each dataset item is one video with its V clips; a frame that several of them use is decoded once. All draws come from
+(seed, purpose, epoch, index), so an item is the same in whichever process and order it is made.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from saccade.datasets.frames import list_frames, read_frames
+from saccade.datasets.layout import Video
+from saccade.gaze.fixations import choose_fixations, even_starts, usable_length, view_starts
+from saccade.gaze.masks import fixation_mask
+from saccade.gaze.scanpath import Fixation
+from saccade.rng import generator
+from saccade.transforms import (
+    Augmentation,
+    View,
+    apply_view,
+    as_frames,
+    centre_view,
+    draw_training_view,
+    normalise,
+)
+
+__all__ = [
+    "ClipChooser",
+    "EvenClips",
+    "FirstViews",
+    "Item",
+    "Sample",
+    "TrainingViews",
+    "VideoClips",
+    "epoch_batches",
+    "make_loader",
+    "render",
+]
+
+
+class Item(NamedTuple):
+    """What to load: a video of the list, as it is seen in an epoch."""
+
+    epoch: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The clips of one video, decoded but not yet changed."""
+
+    index: int
+    """Position of the video in its list."""
+    frames: Tensor
+    """The distinct frames of all its clips, uint8 `[n, 3, H, W]`."""
+    positions: Tensor
+    """Where each frame of each clip is among `frames`, `[V, T]`."""
+    views: tuple[View, ...]
+    """How each clip is seen, V of them."""
+    masks: Tensor | None
+    """Fixation mask of each clip on the mask plane, uint8 `[V, 128, 171]`."""
+
+
+class Clip(NamedTuple):
+    """A clip before decoding: its first frame and the cell that is looked at, if any."""
+
+    start: int
+    cell: int | None = None
+
+
+class ClipChooser(Protocol):
+    """Says which clips of a video are wanted and how each is seen."""
+
+    clip_frames: int
+
+    def clips(self, video: Video, item: Item) -> list[Clip]:
+        """The clips of a video."""
+        ...
+
+    def views(self, item: Item, count: int, height: int, width: int) -> tuple[View, ...]:
+        """How each of `count` clips of `height` x `width` px frames is seen."""
+        ...
+
+    def mask(self, cell: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+        """The mask of a cell."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fixations:
+    """What the two choosers that follow scanpaths share."""
+
+    seed: int
+    clip_frames: int
+    focus_num: int
+    grid_num: int
+    deduplicate: bool
+    margin_h: int
+
+    def _fixations(self, video: Video, item: Item) -> tuple[Fixation, ...]:
+        # Training and clustering in one epoch see the same fixations, the random ones included.
+        return choose_fixations(
+            video.fixations,
+            focus_num=self.focus_num,
+            grid_num=self.grid_num,
+            deduplicate=self.deduplicate,
+            length=usable_length(video.frames),
+            clip_frames=self.clip_frames,
+            rng=generator(self.seed, "fixations", *item),
+        )
+
+    def mask(self, cell: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+        return fixation_mask(cell, grid_num=self.grid_num, margin_h=self.margin_h)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingViews(_Fixations):
+    """Pre-training: 2F clips, the F first views, then the F second views, each augmented by itself."""
+
+    augmentation: Augmentation
+
+    def clips(self, video: Video, item: Item) -> list[Clip]:
+        length = usable_length(video.frames)
+        fixations = self._fixations(video, item)
+        starts = [view_starts(f, length=length, clip_frames=self.clip_frames) for f in fixations]
+        return [Clip(pair[view], f.cell) for view in (0, 1) for f, pair in zip(fixations, starts, strict=True)]
+
+    def views(self, item: Item, count: int, height: int, width: int) -> tuple[View, ...]:
+        rng = generator(self.seed, "augmentation", *item)
+        return tuple(draw_training_view(rng, self.augmentation, height=height, width=width) for _ in range(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstViews(_Fixations):
+    """Clustering: F clips, the first view of each fixation, not augmented."""
+
+    crop: int
+
+    def clips(self, video: Video, item: Item) -> list[Clip]:
+        length = usable_length(video.frames)
+        fixations = self._fixations(video, item)
+        return [Clip(view_starts(f, length=length, clip_frames=self.clip_frames)[0], f.cell) for f in fixations]
+
+    def views(self, item: Item, count: int, height: int, width: int) -> tuple[View, ...]:
+        return (centre_view(height=height, width=width, crop=self.crop),) * count
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvenClips:
+    """Evaluation: clips spread evenly over the video, without mask or augmentation."""
+
+    clip_frames: int
+    num_clips: int
+    crop: int
+
+    def clips(self, video: Video, item: Item) -> list[Clip]:
+        length = usable_length(video.frames)
+        return [Clip(s) for s in even_starts(length=length, clip_frames=self.clip_frames, clips=self.num_clips)]
+
+    def views(self, item: Item, count: int, height: int, width: int) -> tuple[View, ...]:
+        return (centre_view(height=height, width=width, crop=self.crop),) * count
+
+    def mask(self, cell: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+        raise NotImplementedError("evaluation clips have no fixation")
+
+
+class VideoClips(Dataset[Sample]):
+    """Clips of a list of videos, chosen by a `ClipChooser`; indexed by `Item`."""
+
+    def __init__(self, videos: Sequence[Video], chooser: ClipChooser) -> None:
+        self.videos = tuple(videos)
+        self.chooser = chooser
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, item: Item) -> Sample:
+        video = self.videos[item.index]
+        clips = self.chooser.clips(video, item)
+        wanted = np.array([range(clip.start, clip.start + self.chooser.clip_frames) for clip in clips])
+        distinct, positions = np.unique(wanted, return_inverse=True)
+        paths = list_frames(video.frame_dir)
+        frames = as_frames(read_frames([video.frame_dir / paths[i] for i in distinct]))
+        cells = [clip.cell for clip in clips if clip.cell is not None]
+        masks = torch.from_numpy(np.stack([self.chooser.mask(cell) for cell in cells])) if cells else None
+        height, width = frames.shape[-2:]
+        return Sample(
+            index=item.index,
+            frames=frames,
+            positions=torch.from_numpy(positions.reshape(wanted.shape)),
+            views=self.chooser.views(item, len(clips), height, width),
+            masks=masks,
+        )
+
+
+def epoch_batches(
+    num_videos: int, batch_size: int, *, seed: int, first_step: int, last_step: int
+) -> Iterator[list[Item]]:
+    """Items of the training steps `first_step` to `last_step - 1`, counted from 0 over the whole training.
+
+    Every epoch has its own order of the videos; what is left after its last full batch is dropped.
+    """
+    steps = num_videos // batch_size
+    for epoch in range(first_step // steps + 1, (last_step - 1) // steps + 2):
+        order = generator(seed, "order", epoch).permutation(num_videos)
+        for place in range(steps):
+            if first_step <= (epoch - 1) * steps + place < last_step:
+                yield [Item(epoch, int(i)) for i in order[place * batch_size : (place + 1) * batch_size]]
+
+
+def _as_list(samples: list[Sample]) -> list[Sample]:
+    return samples  # videos differ in frame size, so a batch is a list
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # one process a core already; OpenCV would take all cores in each
+
+
+def make_loader(dataset: VideoClips, batches: Sequence[list[Item]] | Iterator[list[Item]], workers: int) -> DataLoader[Sample]:
+    """A loader that gives one list of samples for each of `batches`, decoded by `workers` processes."""
+    return DataLoader(
+        dataset,
+        batch_sampler=_Batches(batches),
+        num_workers=workers,
+        collate_fn=_as_list,
+        worker_init_fn=_start_worker,
+        prefetch_factor=2 if workers else None,
+        # A private generator: the loader would otherwise draw from torch's global one.
+        generator=torch.Generator(),
+    )
+
+
+class _Batches:
+    """A batch sampler over given batches."""
+
+    def __init__(self, batches: Sequence[list[Item]] | Iterator[list[Item]]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        return iter(self._batches)
+
+
+def render(samples: Sequence[Sample], *, size: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Make the encoder's input of a batch on `device`.
+
+    Args:
+        samples: B samples of V clips each.
+        size: Side of the clips, px.
+        device: Where to.
+
+    Returns:
+        Normalised clips `[B * V, 3, T, size, size]` and their masks `[B * V, 1, size, size]`, or None without masks.
+    """
+    clips, masks = [], []
+    for sample in samples:
+        frames = sample.frames.to(device, non_blocking=True)
+        planes = None if sample.masks is None else sample.masks.to(device, non_blocking=True)
+        for v, view in enumerate(sample.views):
+            plane = None if planes is None else planes[v : v + 1]
+            clip, mask = apply_view(frames[sample.positions[v]], plane, view, size=size)
+            clips.append(clip)
+            if mask is not None:
+                masks.append(mask)
+    return normalise(torch.stack(clips)), torch.stack(masks) if masks else None

@@ -1,0 +1,131 @@
+"""One video file to one folder of JPEG frames; the part of `prepare` that runs in worker processes."""
+
+import errno
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from saccade.errors import DataError
+
+__all__ = ["Job", "Outcome", "extract", "frame_size", "start_worker"]
+
+_TOLERANCE_FRAMES, _TOLERANCE_PART = 2, 0.02
+"""Containers count their frames loosely; only a video that lacks more than this is cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A video to write."""
+
+    source: Path
+    target: Path
+    """Folder of its frames; exists only once it is complete."""
+    short_side: int
+    quality: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job."""
+
+    job: Job
+    frames: int
+    """Frames written."""
+    fault: str | None = None
+    """Why the video cannot be used, if so."""
+
+
+class _BrokenVideoError(Exception):
+    """The file is at fault, not the disk it is written to."""
+
+
+def _watch_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def start_worker() -> None:
+    """Set up a worker process: one thread, quiet, gone when its parent is gone, Ctrl-C left to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    # A killed parent cannot tell its workers; without this they would wait for work for ever.
+    threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+def frame_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """(width, height) with the shorter side at `short_side` and the aspect kept, px."""
+    short = min(width, height)
+    return round(width * short_side / short), round(height * short_side / short)
+
+
+def _resized(image: npt.NDArray[np.uint8], short_side: int) -> npt.NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    size = frame_size(width, height, short_side)
+    if size == (width, height):
+        return image
+    shrinks = short_side < min(width, height)
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size, interpolation=how), dtype=np.uint8)
+
+
+def _write_frames(job: Job, folder: Path) -> int:
+    # Only FFmpeg: OpenCV's other readers take a % in a name for a pattern of numbered pictures.
+    capture = cv2.VideoCapture(str(job.source.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    try:
+        if not capture.isOpened():
+            raise _BrokenVideoError("cannot be opened as a video")
+        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        count, shape = 0, None
+        while True:
+            read, image = capture.read()
+            if not read:
+                break
+            shape = shape or image.shape
+            if image.shape != shape:
+                raise _BrokenVideoError(f"changes its frame size after {count} frames")
+            count += 1
+            small = _resized(np.asarray(image, dtype=np.uint8), job.short_side)
+            _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, job.quality])
+            (folder / f"{count:06d}.jpg").write_bytes(data.tobytes())
+    finally:
+        capture.release()
+    if count == 0:
+        raise _BrokenVideoError("has no frame that can be decoded")
+    if count < promised - max(_TOLERANCE_FRAMES, _TOLERANCE_PART * promised):
+        raise _BrokenVideoError(f"is cut off: {count} frames can be decoded, its header says {promised}")
+    return count
+
+
+def extract(job: Job) -> Outcome:
+    """Decode a video into frames of the wanted size; its folder appears when it is complete.
+
+    Raises:
+        DataError: The frames cannot be written.
+    """
+    partial = job.target.with_name(job.target.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        frames = _write_frames(job, partial)
+        os.replace(partial, job.target)
+    except _BrokenVideoError as fault:
+        shutil.rmtree(partial, ignore_errors=True)
+        return Outcome(job, 0, str(fault))
+    except cv2.error as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        return Outcome(job, 0, f"cannot be decoded: {error.err}")
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        hint = "; free some space and run the same again" if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
+        raise DataError(f"{job.target}: its frames cannot be written: {error.strerror}{hint}") from None
+    return Outcome(job, frames)

@@ -1,0 +1,285 @@
+"""A dataset in the published layout, read and checked before anything is computed from it.
+
+`<root>/<dataset>/jpegs_256/<video>/*.jpg` frames, `<root>/<dataset>/split/` official lists,
+`<root>/<dataset>/scan_idx_<G>/<video>.txt` scanpath rows of the training videos.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from pathlib import Path
+from re import split as re_split
+
+import numpy as np
+
+from saccade.datasets.frames import list_frames
+from saccade.datasets.splits import Entry, Split, read_split
+from saccade.errors import DataError
+from saccade.gaze.fixations import usable_length
+from saccade.gaze.scanpath import Fixation, read_scanpath
+from saccade.progress import progress
+
+__all__ = ["FRAMES_FOLDER", "SPLIT_FOLDER", "Dataset", "Video", "load_dataset", "scanpath_folder"]
+
+FRAMES_FOLDER = "jpegs_256"
+SPLIT_FOLDER = "split"
+_SIZES = 16
+"""Frames of a video whose file size enters the digest."""
+_NAMED = 5
+"""How many videos a message names at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """One video on disk."""
+
+    name: str
+    label: int
+    """Class, from 0."""
+    frame_dir: Path
+    """Folder of its frames."""
+    frames: int
+    """How many there are."""
+    fixations: tuple[Fixation, ...]
+    """Rows of its scanpath; none for validation and test videos."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The videos of one split."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: tuple[Video, ...]
+    validation: tuple[Video, ...]
+    """Held out of the training list."""
+    test: tuple[Video, ...]
+    digest: str
+    """32 hex digits that change with the videos, their order, labels, parts, frames (number, and bytes of some of them)
+    and scanpath rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Frames:
+    """What is known of a listed video's frames."""
+
+    folder: Path
+    count: int
+    sizes: tuple[int, ...]
+    """Bytes of some of the frame files, spread evenly over the video."""
+
+
+def scanpath_folder(grid_num: int) -> str:
+    """Name of the folder of the scanpath rows for a grid."""
+    return f"scan_idx_{grid_num}"
+
+
+def _names_in(folder: Path, *, wanted: str) -> list[str]:
+    """Names in a folder that must be there."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        pass
+    parent = folder.parent
+    there = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else None
+    if there is None:
+        raise DataError(f"{parent}: no such folder, so no {folder.name} in it; set data.root and data.dataset")
+    listed = ", ".join(there[:20]) or "no folder"
+    raise DataError(f"{folder}: {wanted} is not there; {parent} has {listed}")
+
+
+def _resolved(entries: Sequence[Entry], present: Iterable[str]) -> dict[str, str]:
+    """Name on disk of each listed video that is there, in any spelling of its case when the exact one is not.
+
+    UCF101 has videos named v_HandStandPushups_* and v_HandstandPushups_*, depending on the copy. A name that another
+    listed video has exactly is never taken, so that no video can stand in two places.
+    """
+    names = set(present)
+    listed = {entry.name for entry in entries}
+    folded: dict[str, list[str]] = {}
+    for name in names - listed:
+        folded.setdefault(name.casefold(), []).append(name)
+    found = {}
+    for entry in entries:
+        others = folded.get(entry.name.casefold(), [])
+        if entry.name in names:
+            found[entry.name] = entry.name
+        elif len(others) == 1:
+            found[entry.name] = others.pop()
+    return found
+
+
+def _check_order(folder: Path, names: Sequence[str]) -> None:
+    """Refuse frames whose order by name is not that of their numbers (`2.jpg` after `10.jpg`)."""
+    if len({len(name) for name in names}) == 1:
+        return
+    keys = [[int(part) if part.isdecimal() else part for part in re_split(r"(\d+)", name)] for name in names]
+    for (earlier, later), (first, second) in zip(pairwise(keys), pairwise(names), strict=True):
+        a, b = next(((a, b) for a, b in zip(earlier, later, strict=False) if a != b), ("", ""))
+        if isinstance(a, int) and isinstance(b, int) and a > b:
+            raise DataError(f"{folder}: sorted by name, {second} follows {first}; pad the frames' numbers with zeros")
+
+
+def _scan(folder: Path) -> _Frames:
+    names = list_frames(folder)
+    _check_order(folder, names)
+    # Asking for the size of every frame of UCF101 takes 20 s; a copy written anew differs in these as well.
+    sampled = sorted({round(at) for at in np.linspace(0, len(names) - 1, min(_SIZES, len(names)))})
+    try:
+        sizes = tuple(os.stat(folder / names[at]).st_size for at in sampled)
+    except OSError as error:
+        raise DataError(f"{error.filename}: this frame cannot be read: {error.strerror}") from error
+    return _Frames(folder, len(names), sizes)
+
+
+def _without_excluded(split: Split, exclude: Sequence[str]) -> tuple[list[Entry], list[Entry]]:
+    listed = {entry.name for entry in (*split.train, *split.test, *split.unused)}
+    for name in exclude:
+        if name not in listed:
+            near = get_close_matches(name, listed, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; it must be the name of a listed video"
+            raise DataError(f"data.exclude: no video {name!r} in the split{hint}")
+    train = [entry for entry in split.train if entry.name not in exclude]
+    return train, [entry for entry in split.test if entry.name not in exclude]
+
+
+def _only_with_frames(
+    entries: list[Entry], found: dict[str, str], folder: Path, *, only_present: bool, part: str
+) -> list[Entry]:
+    absent = [entry for entry in entries if entry.name not in found]
+    if absent and not only_present:
+        more = f" (and those of {len(absent) - 1} more {part} videos)" if len(absent) > 1 else ""
+        raise DataError(
+            f"{absent[0].place}: the frames of {absent[0].name!r} are not in {folder / absent[0].name}{more}; "
+            f"add them, or set data.only_present to true or list the video in data.exclude"
+        )
+    present = [entry for entry in entries if entry.name in found]
+    if not present:
+        raise DataError(f"{folder}: holds the frames of none of the {len(entries)} {part} videos of the split")
+    return present
+
+
+def _check_lengths(entries: Sequence[Entry], scanned: dict[str, _Frames], min_frames: int) -> None:
+    lengths = {entry.name: scanned[entry.name].count for entry in entries}
+    empty = [name for name in lengths if not lengths[name]]
+    if empty:
+        more = f", and {len(empty) - 1} more" if len(empty) > 1 else ""
+        raise DataError(
+            f"{scanned[empty[0]].folder}: holds no .jpg{more}; write its frames, or list it in data.exclude"
+        )
+    short = [name for name in lengths if usable_length(lengths[name]) < min_frames]
+    if short:
+        named = ", ".join(f"{name} ({usable_length(lengths[name])})" for name in short[:_NAMED])
+        more = f" and {len(short) - _NAMED} more" if len(short) > _NAMED else ""
+        raise DataError(
+            f"{scanned[short[0]].folder.parent}: fewer usable frames (all but the last) than a clip's {min_frames} in "
+            f"{named}{more}; shorten clip.frames, or list them in data.exclude"
+        )
+
+
+def _divide(train: list[Entry], patterns: Sequence[str]) -> tuple[list[Entry], list[Entry]]:
+    for pattern in patterns:
+        if not any(fnmatchcase(entry.name, pattern) for entry in train):
+            raise DataError(
+                f"data.validation: {pattern!r} matches no training video; they are named like {train[0].name}"
+            )
+    held = {entry.name for entry in train if any(fnmatchcase(entry.name, pattern) for pattern in patterns)}
+    if len(held) == len(train):
+        raise DataError(
+            f"data.validation: {list(patterns)} holds out all {len(train)} training videos; leave some to train"
+        )
+    return [e for e in train if e.name not in held], [e for e in train if e.name in held]
+
+
+def _fixations(
+    entries: Sequence[Entry], scanned: dict[str, _Frames], dataset_folder: Path, grid_num: int
+) -> dict[str, tuple[Fixation, ...]]:
+    """Rows of every training video."""
+    folder = dataset_folder / scanpath_folder(grid_num)
+    files = [name for name in _names_in(folder, wanted="the folder of scanpath rows") if name.endswith(".txt")]
+    found = _resolved(entries, (name.removesuffix(".txt") for name in files))
+    absent = [entry for entry in entries if entry.name not in found]
+    if absent:
+        more = f", and {len(absent) - 1} more are missing" if len(absent) > 1 else ""
+        raise DataError(
+            f"{folder / (absent[0].name + '.txt')}: no scanpath for this training video{more}; make them, or set "
+            f"saccade.source to random"
+        )
+    return {
+        entry.name: read_scanpath(folder / f"{found[entry.name]}.txt", grid_num, scanned[entry.name].count)
+        for entry in entries
+    }
+
+
+def _digest(classes: Sequence[str], parts: dict[str, tuple[Video, ...]], scanned: dict[str, _Frames]) -> str:
+    """Content hash that needs no file to be read; paths take no part in it."""
+    content = hashlib.sha256(json.dumps(list(classes)).encode())
+    for part, videos in parts.items():
+        for video in videos:
+            rows = [(row.cell, row.start, row.end) for row in video.fixations]
+            content.update(json.dumps([part, video.name, video.label, video.frames, rows]).encode())
+            content.update(np.array(scanned[video.name].sizes, dtype="<i8").tobytes())
+    return content.hexdigest()[:32]
+
+
+def load_dataset(
+    root: Path | str,
+    dataset: str,
+    *,
+    split: int,
+    grid_num: int,
+    scanpaths: bool,
+    only_present: bool = False,
+    exclude: Sequence[str] = (),
+    validation: Sequence[str] = (),
+    min_frames: int,
+    show_progress: bool = False,
+) -> Dataset:
+    """Find, check and count everything of one split; whatever is wrong is an error here and not hours later.
+
+    Args:
+        root: Folder that holds the datasets.
+        dataset: Name of the dataset's folder.
+        split: N of the official split.
+        grid_num: G of the scanpath rows.
+        scanpaths: Whether training videos need scanpath rows.
+        only_present: Leave out listed videos without a folder of frames.
+        exclude: Names of videos to leave out.
+        validation: Patterns (fnmatch) of the training videos to hold out.
+        min_frames: T, frames of a clip; no video may have fewer usable ones.
+        show_progress: Show how far the reading of the folders is.
+
+    Raises:
+        DataError: Anything that is missing, malformed or contradictory; names the file.
+    """
+    folder = Path(root) / dataset
+    _names_in(folder, wanted="the dataset")
+    frames_folder = folder / FRAMES_FOLDER
+    lists = read_split(folder / SPLIT_FOLDER, split)
+    train, test = _without_excluded(lists, exclude)
+    listed = (*lists.train, *lists.test, *lists.unused)
+    found = _resolved(listed, _names_in(frames_folder, wanted="the folder of frames"))
+    train = _only_with_frames(train, found, frames_folder, only_present=only_present, part="training")
+    test = _only_with_frames(test, found, frames_folder, only_present=only_present, part="test")
+    names = [entry.name for entry in (*train, *test)]
+    scanned = {
+        name: _scan(frames_folder / found[name])
+        for name in (progress(names, desc="reading folders", unit="video") if show_progress else names)
+    }
+    _check_lengths((*train, *test), scanned, min_frames)
+    train, held = _divide(train, validation)
+    rows = _fixations(train, scanned, folder, grid_num) if scanpaths else {}
+
+    def videos(entries: Sequence[Entry]) -> tuple[Video, ...]:
+        return tuple(
+            Video(e.name, e.label, scanned[e.name].folder, scanned[e.name].count, rows.get(e.name, ())) for e in entries
+        )
+
+    parts = {"train": videos(train), "validation": videos(held), "test": videos(test)}
+    digest = _digest(lists.classes, parts, scanned)
+    return Dataset(dataset, lists.classes, parts["train"], parts["validation"], parts["test"], digest)

@@ -1,0 +1,257 @@
+"""A synthetic dataset whose classes differ by motion alone, written in the published layout in seconds.
+
+A textured thing, the mover, moves among still things of its own family in front of a textured background; its centre is
+what the scanpath rows fixate. No single frame tells the class (see `toy_motion`), and appearance hardly tells a video
+from another: a scene (background, things and their places) is shared by all classes. The scene is the `gNN` in the name
+of a video, as UCF101 names its groups, so `*_g01_*` holds out a scene for validation; test scenes are never trained on.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from saccade.datasets.layout import FRAMES_FOLDER, SPLIT_FOLDER, scanpath_folder
+from saccade.datasets.toy_motion import MOTIONS, Trajectory, draw_trajectory
+from saccade.datasets.toy_scene import Scene, draw_scene, paint
+from saccade.errors import DataError
+from saccade.gaze.scanpath import rows_from_gaze, write_scanpath
+from saccade.progress import progress
+from saccade.rng import generator
+
+__all__ = ["ToyReport", "write_toy"]
+
+_MARKER = "toy.json"
+_VERSION = 1
+"""Counted up whenever the same parameters would give other videos."""
+_SCENE_VIDEOS = 2
+"""Videos of each class in a scene."""
+_JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameters:
+    """What a toy set depends on; written into its marker file."""
+
+    version: int
+    seed: int
+    train_per_class: int
+    test_per_class: int
+    frames: int
+    height: int
+    width: int
+    grid_num: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One video to write."""
+
+    name: str
+    label: int
+    scene: int
+    clip: int
+    train: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ToyReport:
+    """What `write_toy` has done."""
+
+    folder: Path
+    train: int
+    test: int
+    frames: int
+    already_there: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        videos = f"{self.train} training and {self.test} test videos of {self.frames} frames, {len(MOTIONS)} classes"
+        if self.already_there:
+            return f"{self.folder}: already there with the same parameters: {videos}"
+        return f"{self.folder}: {videos}, written in {self.seconds:.1f} s"
+
+
+def _plans(parameters: _Parameters) -> Iterator[_Plan]:
+    train_scenes = -(-parameters.train_per_class // _SCENE_VIDEOS)
+    for train, count, first in (
+        (True, parameters.train_per_class, 0),
+        (False, parameters.test_per_class, train_scenes),
+    ):
+        for label, motion in enumerate(MOTIONS):
+            for index in range(count):
+                scene, clip = first + index // _SCENE_VIDEOS, index % _SCENE_VIDEOS
+                yield _Plan(f"v_{motion}_g{scene + 1:02d}_c{clip + 1:02d}", label, scene, clip, train)
+
+
+def _gaze_cells(path: Trajectory, parameters: _Parameters) -> list[int]:
+    grid = parameters.grid_num
+    rows = np.clip(path.y / parameters.height * grid, 0, grid - 1).astype(int)
+    columns = np.clip(path.x / parameters.width * grid, 0, grid - 1).astype(int)
+    return [int(cell) for cell in rows * grid + columns]
+
+
+@lru_cache(maxsize=4)
+def _scene(seed: int, number: int, height: int, width: int) -> Scene:
+    return draw_scene(generator(seed, "toy scene", number), height, width)
+
+
+def _render(plan: _Plan, parameters: _Parameters) -> tuple[npt.NDArray[np.uint8], Trajectory]:
+    """Frames `[frames, height, width, 3]` BGR and the mover's path."""
+    height, width = parameters.height, parameters.width
+    scene = _scene(parameters.seed, plan.scene, height, width)
+    rng = generator(parameters.seed, "toy video", plan.scene, plan.label, plan.clip)
+    mover = int(rng.integers(len(scene.things)))
+    path = draw_trajectory(MOTIONS[plan.label], rng, frames=parameters.frames, height=height, width=width)
+    still = scene.background
+    for index, (thing, place) in enumerate(zip(scene.things, scene.places, strict=True)):
+        if index != mover:
+            still = paint(still, thing, place, 0)
+    frames = np.empty((parameters.frames, height, width, 3), dtype=np.uint8)
+    for frame in range(parameters.frames):
+        picture = paint(still, scene.things[mover], path, frame)
+        frames[frame] = np.rint(np.clip(picture[..., ::-1], 0, 1) * 255)
+    return frames, path
+
+
+def _write_video(plan: _Plan, folder: Path, parameters: _Parameters) -> None:
+    frames, path = _render(plan, parameters)
+    target = folder / FRAMES_FOLDER / plan.name
+    target.mkdir()
+    for number, frame in enumerate(frames, start=1):
+        _, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        (target / f"{number:06d}.jpg").write_bytes(data.tobytes())
+    rows = rows_from_gaze(_gaze_cells(path, parameters))
+    write_scanpath(folder / scanpath_folder(parameters.grid_num) / f"{plan.name}.txt", rows)
+
+
+def _write_split(folder: Path, plans: list[_Plan]) -> None:
+    lines = {
+        "classInd.txt": [f"{index} {motion}" for index, motion in enumerate(MOTIONS, start=1)],
+        "trainlist01.txt": [f"{MOTIONS[p.label]}/{p.name}.avi {p.label + 1}" for p in plans if p.train],
+        "testlist01.txt": [f"{MOTIONS[p.label]}/{p.name}.avi" for p in plans if not p.train],
+    }
+    for name, content in lines.items():
+        (folder / SPLIT_FOLDER / name).write_text("\n".join(content) + "\n", encoding="utf-8", newline="\n")
+
+
+def _found(folder: Path) -> object:
+    """Content of the marker of a folder, None when there is no usable one."""
+    try:
+        return json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_done(folder: Path, wanted: dict[str, int]) -> bool:
+    if not folder.exists():
+        return False
+    found = _found(folder)
+    if found is None:
+        raise DataError(f"{folder}: exists and is not a toy set; give another folder, or remove it")
+    if found != wanted:
+        raise DataError(f"{folder}: is a toy set of other parameters, {found}; give another folder, or remove it")
+    return True
+
+
+def _clear_partial(partial: Path) -> None:
+    if partial.exists():
+        if _found(partial) is None:
+            raise DataError(f"{partial}: is in the way and not a half-written toy set; remove it")
+        shutil.rmtree(partial)
+
+
+def _check(parameters: _Parameters) -> None:
+    least = {
+        "train_per_class": 1,
+        "test_per_class": 1,
+        "frames": 2,
+        "height": 32,
+        "width": 32,
+        "grid_num": 1,
+        "seed": 0,
+    }
+    for name, low in least.items():
+        value = getattr(parameters, name)
+        if value < low:
+            raise DataError(f"toy set: {name} is {value}; it must be at least {low}")
+    if parameters.width < parameters.height:
+        raise DataError(
+            f"toy set: width {parameters.width} is below height {parameters.height}; make it at least as wide"
+        )
+
+
+def _write_all(plans: list[_Plan], folder: Path, parameters: _Parameters, workers: int) -> None:
+    for name in (FRAMES_FOLDER, SPLIT_FOLDER, scanpath_folder(parameters.grid_num)):
+        (folder / name).mkdir(parents=True)
+    (folder / _MARKER).write_text(json.dumps(asdict(parameters), indent=2) + "\n", encoding="utf-8")
+    by_scene = sorted(plans, key=lambda plan: plan.scene)  # so that each is drawn once
+    pool = ThreadPoolExecutor(workers)
+    try:
+        work = pool.map(lambda plan: _write_video(plan, folder, parameters), by_scene)
+        for _ in progress(work, desc="toy videos", unit="video", total=len(plans)):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+    _write_split(folder, plans)
+
+
+def write_toy(
+    root: Path,
+    *,
+    dataset: str = "toy",
+    seed: int = 632,
+    train_per_class: int = 20,
+    test_per_class: int = 10,
+    frames: int = 40,
+    height: int = 80,
+    width: int = 107,
+    grid_num: int = 7,
+    workers: int | None = None,
+) -> ToyReport:
+    """Write the toy set into `root / dataset`, or find it there.
+
+    The bytes depend on the parameters alone, not on the number of workers.
+
+    Args:
+        root: Folder that holds the datasets.
+        dataset: Name of the new folder in it.
+        seed: Of all random numbers.
+        train_per_class: Training videos of each of the eight classes.
+        test_per_class: Test videos of each class, in scenes of their own.
+        frames: Length of every video.
+        height: Of the frames, px.
+        width: Of the frames, px.
+        grid_num: Cells along each side of the grid of the scanpath rows.
+        workers: Threads; None: one per core.
+
+    Raises:
+        DataError: The folder holds something else, or a parameter is out of range.
+    """
+    began = time.monotonic()
+    parameters = _Parameters(_VERSION, seed, train_per_class, test_per_class, frames, height, width, grid_num)
+    _check(parameters)
+    plans, folder, marker = list(_plans(parameters)), root / dataset, asdict(parameters)
+    report = partial(ToyReport, folder, sum(p.train for p in plans), sum(not p.train for p in plans), frames)
+    if _is_done(folder, marker):
+        return report(already_there=True, seconds=time.monotonic() - began)
+    # Written under another name first: a folder with the final name is always complete.
+    unfinished = folder.with_name(folder.name + ".partial")
+    _clear_partial(unfinished)
+    try:
+        _write_all(plans, unfinished, parameters, workers or os.cpu_count() or 1)
+        os.replace(unfinished, folder)
+    except OSError as error:
+        raise DataError(
+            f"{unfinished}: cannot be written: {error.strerror}; run the same again when it can be"
+        ) from error
+    return report(already_there=False, seconds=time.monotonic() - began)

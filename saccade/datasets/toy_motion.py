@@ -1,0 +1,95 @@
+"""How the toy's mover moves: one class, one motion, and the same law of what any single frame shows.
+
+The mover's position, size and angle are functions of phases and a small displacement that are drawn uniformly, whatever
+the class. A class says which of them run on with time. Since a uniform phase stays uniform when it runs, the state in
+any one frame follows the same law in all classes. (Slant and Orbit tie the two phases of the position together, which
+moves its joint law a little; the wide uniform draw of the centre hides that.)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MOTIONS", "Trajectory", "draw_trajectory"]
+
+MOTIONS = ("Bob", "Hop", "Orbit", "Pulse", "Shake", "Slant", "Spin", "Sway")
+"""The classes: up and down, jumps between places, round, larger and smaller, trembling, along a diagonal, turning on
+the spot, left and right. Each is itself when mirrored, for training flips clips."""
+
+FloatArray = npt.NDArray[np.float64]
+
+# In units of the frame's height.
+_AMPLITUDE = (0.14, 0.20)
+_RADIUS = (0.13, 0.17)
+_SHAKE = (0.035, 0.055)
+_BORDER = 0.11  # Between the frame's edge and the outermost place of a centre.
+_PULSE_DEPTH = 0.40
+_PERIOD_FRAMES = (12.0, 20.0)
+_HOLD_FRAMES = (4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """State of a thing in each frame, arrays of `[frames]`."""
+
+    x: FloatArray
+    """Centre, px from the left."""
+    y: FloatArray
+    """Centre, px from the top."""
+    radius: FloatArray
+    """Mean radius, px."""
+    angle: FloatArray
+    """Turned by, radians."""
+
+
+def _hops(rng: np.random.Generator, frames: int) -> FloatArray:
+    """Phase added in each frame: constant for some frames, then another; a jump never depends on where it starts."""
+    steps = np.zeros(frames)
+    at = int(rng.integers(1, _HOLD_FRAMES[1]))
+    while at < frames:
+        steps[at] = rng.uniform(0.5, 1.5) * np.pi
+        at += int(rng.integers(*_HOLD_FRAMES))
+    return np.cumsum(steps)
+
+
+def draw_trajectory(
+    motion: str | None, rng: np.random.Generator, *, frames: int, height: int, width: int
+) -> Trajectory:
+    """States of a thing that moves in one of `MOTIONS`, or stands still (None).
+
+    Args:
+        motion: The class.
+        rng: Source of speed, amplitude, direction, phases and place.
+        frames: Length of the video.
+        height: Of the frame, px.
+        width: Of the frame, px.
+    """
+    amplitude, radius, shake = (rng.uniform(*bounds) * height for bounds in (_AMPLITUDE, _RADIUS, _SHAKE))
+    reach = (_AMPLITUDE[1] + _SHAKE[1] + _BORDER) * height
+    centre_x, centre_y = rng.uniform(reach, width - reach), rng.uniform(reach, height - reach)
+    phases = {name: np.full(frames, rng.uniform(0, 2 * np.pi)) for name in ("x", "y", "size", "angle")}
+    tremble = np.broadcast_to(rng.uniform(-shake, shake, size=(2, 1)), (2, frames))
+
+    turn = rng.choice((-1, 1)) * 2 * np.pi * np.arange(frames) / rng.uniform(*_PERIOD_FRAMES)
+    quarter = rng.choice((-0.5, 0.5)) * np.pi
+    if motion == "Orbit":
+        phases["y"] = phases["x"] + quarter
+    elif motion == "Slant":
+        phases["y"] = phases["x"] + quarter + np.pi / 2
+    for name in {"Sway": "x", "Bob": "y", "Orbit": "xy", "Slant": "xy"}.get(motion or "", ""):
+        phases[name] = phases[name] + turn
+    if motion == "Hop":
+        phases["x"], phases["y"] = phases["x"] + _hops(rng, frames), phases["y"] + _hops(rng, frames)
+    elif motion == "Pulse":
+        phases["size"] = phases["size"] + turn
+    elif motion == "Spin":
+        phases["angle"] = phases["angle"] + turn
+    elif motion == "Shake":
+        tremble = rng.uniform(-shake, shake, size=(2, frames))
+    return Trajectory(
+        x=centre_x + amplitude * np.sin(phases["x"]) + tremble[0],
+        y=centre_y + amplitude * np.sin(phases["y"]) + tremble[1],
+        radius=radius * (1 + _PULSE_DEPTH * np.sin(phases["size"])),
+        angle=phases["angle"],
+    )

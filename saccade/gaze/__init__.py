@@ -1,0 +1,1 @@
+"""Where the eye rests: scanpath files, gaze models and fixation masks."""
