@@ -1,0 +1,1 @@
+"""Networks: encoders, the heads that training puts on them, and their files."""

@@ -1,0 +1,326 @@
+"""Encoders as files for others to use: one safetensors file holds the weights and says what they are.
+
+`save_encoder` writes one at the end of a run, `saccade import-weights` makes one of a published file, `load_encoder`
+gives a module that takes plain clips in [0, 1]. The description lies in the file's metadata, so the file alone is
+enough; the encoder.json beside it says the same to people and other tools, and nothing here reads it. Keys of the
+weights begin with `encoder.`; a file may hold other parts under other names.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from saccade.atomic import write_text
+from saccade.errors import SaccadeError, WeightsError
+from saccade.models.encoder import Encoder, build_encoder
+
+__all__ = [
+    "ClipEncoder",
+    "ClipError",
+    "EncoderDescription",
+    "describe",
+    "first_line",
+    "fit_state",
+    "load_encoder",
+    "read_weights",
+    "save_encoder",
+    "write_weights",
+]
+
+WEIGHTS_FILE = "encoder.safetensors"
+DESCRIPTION_FILE = "encoder.json"
+ENCODER_PREFIX = "encoder."
+SMALLEST_SIDE_PX = 16
+"""The encoder halves height and width four times."""
+_METADATA_KEY = "saccade"
+_SEARCH_DEPTH = 4
+
+Three = tuple[float, float, float]
+_Positive = Annotated[int, Field(ge=1)]
+
+
+class ClipError(SaccadeError, ValueError):
+    """Clips that an encoder cannot take."""
+
+
+class EncoderDescription(BaseModel):
+    """What a file of weights holds and how its encoder wants its clips."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal[1] = 1
+    """Version of this description and of the names of the weights."""
+    name: str
+    """Encoder, one of `saccade.models.encoder.ENCODERS`."""
+    width: Annotated[int, Field(ge=1, le=4096)]
+    """Channels of its first stage."""
+    feature_dim: _Positive
+    """Length of a feature vector."""
+    clip_frames: _Positive
+    """Frames of the clips that it was trained on."""
+    clip_size: _Positive
+    """Side of the clips that it was trained on, px."""
+    value_range: tuple[float, float] = (0.0, 1.0)
+    """Range of the values that `load_encoder`'s module takes, RGB."""
+    mean: Three
+    """Subtracted from each channel, inside that module."""
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    """Then divided by, inside that module."""
+    source: dict[str, str | int | None] | None = None
+    """Where imported weights come from."""
+
+
+class ClipEncoder(nn.Module):
+    """An encoder with its normalisation inside: what `load_encoder` returns.
+
+    Attributes:
+        description: What the file said.
+        feature_dim: Length of a feature vector.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: Encoder, description: EncoderDescription) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.description = description
+        self.feature_dim = encoder.feature_dim
+        for name, values in (("mean", description.mean), ("std", description.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1, 1), persistent=False)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features of clips.
+
+        Args:
+            clips: RGB clips `[B, 3, T, H, W]`, floating point in [0, 1]; best of the frames and size of `description`.
+
+        Returns:
+            Features `[B, feature_dim]`.
+
+        Raises:
+            ClipError: When the clips have another shape, type or range.
+        """
+        _check_clips(clips)
+        features: Tensor = self.encoder((clips.to(self.mean.dtype) - self.mean) / self.std)
+        return features
+
+
+def _check_clips(clips: Tensor) -> None:
+    shape = tuple(clips.shape)
+    wanted = "clips are [batch, 3, frames, height, width]"
+    if clips.ndim != 5:
+        hint = "; add a batch dimension: clips[None]" if clips.ndim == 4 else ""
+        raise ClipError(f"clips have shape {shape}; {wanted}{hint}")
+    if shape[1] != 3:
+        orders = {2: "(0, 2, 1, 3, 4)", 4: "(0, 4, 1, 2, 3)"}
+        hint = next((f"; use clips.permute{order}" for place, order in orders.items() if shape[place] == 3), "")
+        raise ClipError(f"clips have shape {shape}; {wanted}{hint}")
+    if not clips.is_floating_point():
+        hint = "; use clips.float() / 255" if clips.dtype == torch.uint8 else ""
+        raise ClipError(f"clips have dtype {clips.dtype}; the encoder takes floating point in [0, 1]{hint}")
+    if shape[2] < 1 or min(shape[3:]) < SMALLEST_SIDE_PX:
+        raise ClipError(f"clips have shape {shape}; at least 1 frame of {SMALLEST_SIDE_PX} x {SMALLEST_SIDE_PX} px")
+    # Costs a wait for the device, but frames of 0 to 255, or normalised ones, would only give quietly worse features.
+    # The margin is for what bicubic resizing overshoots.
+    if not torch.compiler.is_compiling() and clips.numel():
+        low, high = (float(value) for value in torch.aminmax(clips.detach()))
+        if not (low >= -0.5 and high <= 1.5):
+            raise ClipError(
+                f"clips have values from {low:.4g} to {high:.4g}; the encoder takes [0, 1] and normalises them itself"
+            )
+
+
+def describe(
+    name: str,
+    width: int,
+    *,
+    clip_frames: int,
+    clip_size: int,
+    normalised: bool = True,
+    source: dict[str, str | int | None] | None = None,
+) -> EncoderDescription:
+    """The description of an encoder trained on clips with ImageNet's mean and deviation, or on plain ones."""
+    # Imported here because it brings torchvision, which whoever only loads an encoder can do without.
+    from saccade.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+    return EncoderDescription(
+        name=name,
+        width=width,
+        feature_dim=8 * width,
+        clip_frames=clip_frames,
+        clip_size=clip_size,
+        mean=IMAGENET_MEAN if normalised else (0.0, 0.0, 0.0),
+        std=IMAGENET_STD if normalised else (1.0, 1.0, 1.0),
+        source=source,
+    )
+
+
+def save_encoder(
+    directory: Path, encoder: Encoder, *, name: str, width: int, clip_frames: int, clip_size: int
+) -> EncoderDescription:
+    """Write encoder.safetensors and encoder.json into `directory`, each whole or not at all.
+
+    Args:
+        directory: Made when missing; files of an earlier call are replaced.
+        encoder: The trained encoder, on any device.
+        name: Its name in the spec.
+        width: Its width in the spec.
+        clip_frames: Frames of the clips that it was trained on.
+        clip_size: Their side, px.
+    """
+    description = describe(name, width, clip_frames=clip_frames, clip_size=clip_size)
+    state = encoder.state_dict()
+    fit_state(state, _empty_encoder(description).state_dict(), what="the encoder to save")
+    directory.mkdir(parents=True, exist_ok=True)
+    write_weights(directory / WEIGHTS_FILE, {ENCODER_PREFIX + key: value for key, value in state.items()}, description)
+    write_text(directory / DESCRIPTION_FILE, json.dumps(description.model_dump(mode="json"), indent=2) + "\n")
+    return description
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor], description: EncoderDescription) -> None:
+    """Write one safetensors file with its description, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # safetensors wants tensors that are dense in row-major order, and each with memory of its own.
+        dense = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
+        save_file(dense, temporary, metadata={_METADATA_KEY: description.model_dump_json()})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_weights(path: Path) -> tuple[EncoderDescription, dict[str, Tensor]]:
+    """Read a file of `write_weights` to the CPU, nothing executed.
+
+    Raises:
+        WeightsError: When it is missing, damaged or of another kind.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = (file.metadata() or {}).get(_METADATA_KEY)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        raise WeightsError(
+            f"{path}: not a readable safetensors file ({first_line(error)}); a published PyTorch file is first "
+            "converted with `saccade import-weights`"
+        ) from None
+    if described is None:
+        raise WeightsError(
+            f"{path}: a safetensors file without saccade's description; give one written by a run or by "
+            "`saccade import-weights`"
+        )
+    try:
+        return EncoderDescription.model_validate_json(described), tensors
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "JSON"
+        raise WeightsError(
+            f"{path}: its description is damaged or of a newer version ({where}: {first['msg']})"
+        ) from None
+
+
+def _empty_encoder(description: EncoderDescription) -> Encoder:
+    """An encoder without memory for its weights: a made-up width costs nothing, and no random number is drawn."""
+    with torch.device("meta"):
+        return build_encoder(description.name, width=description.width)
+
+
+def fit_state(state: dict[str, Tensor], wanted: dict[str, Tensor], *, what: str) -> dict[str, Tensor]:
+    """Check that `state` has the keys and shapes of `wanted`, a module's state dict, and give it those types.
+
+    Raises:
+        WeightsError: On a key too few or too many, another shape or type, or a value that is not finite.
+    """
+    missing, unknown = [key for key in wanted if key not in state], [key for key in state if key not in wanted]
+    if missing or unknown:
+        counts = [
+            f"{len(keys)} {kind} ({keys[0]}{', ...' if len(keys) > 1 else ''})"
+            for kind, keys in (("missing", missing), ("unknown", unknown))
+            if keys
+        ]
+        raise WeightsError(f"{what}: of {len(wanted)} weights, {' and '.join(counts)}; it belongs to another model")
+    fitted = {}
+    for key, like in wanted.items():
+        tensor = state[key]
+        if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_complex():
+            raise WeightsError(f"{what}: {key} is not a plain tensor of numbers")
+        if tensor.shape != like.shape:
+            raise WeightsError(f"{what}: {key} has shape {tuple(tensor.shape)}, expected {tuple(like.shape)}")
+        if tensor.is_floating_point() != like.is_floating_point():
+            raise WeightsError(f"{what}: {key} has dtype {tensor.dtype}, expected {like.dtype}")
+        if not bool(tensor.isfinite().all()):
+            raise WeightsError(f"{what}: {key} holds NaN or infinite values; the training that wrote it had diverged")
+        fitted[key] = tensor.to(like.dtype)
+    return fitted
+
+
+def load_encoder(path_or_uri: str | Path, *, device: torch.device | str | None = None) -> ClipEncoder:
+    """Load an encoder, in eval mode and with its normalisation inside.
+
+    Args:
+        path_or_uri: A run's folder, a folder with encoder.safetensors in it or below, such a file, one written by
+            `saccade import-weights`, or an MLflow address: `runs:/<run id>/model`, `models:/<name>/<version>`.
+        device: Where it goes; the CPU when None.
+
+    Returns:
+        A module from clips `[B, 3, T, H, W]`, floating point in [0, 1], to features `[B, feature_dim]`.
+
+    Raises:
+        WeightsError: When there is no encoder, or what there is is damaged.
+
+    Example:
+        >>> encoder = load_encoder("runs/20260101-120000-r3d")  # doctest: +SKIP
+        >>> features = encoder(torch.rand(1, 3, 16, 112, 112))  # doctest: +SKIP
+    """
+    path = _find_weights(path_or_uri)
+    description, tensors = read_weights(path)
+    try:
+        encoder = _empty_encoder(description)
+    except SaccadeError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    if encoder.feature_dim != description.feature_dim:
+        raise WeightsError(
+            f"{path}: feature_dim is {description.feature_dim} in its description, but width {description.width} gives "
+            f"{encoder.feature_dim}; the description is damaged"
+        )
+    state = {key.removeprefix(ENCODER_PREFIX): t for key, t in tensors.items() if key.startswith(ENCODER_PREFIX)}
+    encoder.load_state_dict(fit_state(state, encoder.state_dict(), what=str(path)), assign=True)
+    return ClipEncoder(encoder, description).to(device or "cpu").eval()
+
+
+def _find_weights(path_or_uri: str | Path) -> Path:
+    if str(path_or_uri).startswith(("runs:/", "models:/")):
+        # MLflow is an optional, heavy import that files do not need.
+        from saccade.tracking.model import fetch_model
+
+        path: Path = fetch_model(str(path_or_uri))
+    else:
+        path = Path(path_or_uri)
+    if not path.is_dir():
+        return path
+    for depth in range(_SEARCH_DEPTH):
+        found = sorted(path.glob("*/" * depth + WEIGHTS_FILE))
+        if len(found) > 1:
+            names = ", ".join(str(file.relative_to(path)) for file in found)
+            raise WeightsError(f"{path_or_uri}: holds several encoders ({names}); give one of these files")
+        if found:
+            return found[0]
+    raise WeightsError(f"{path_or_uri}: no {WEIGHTS_FILE} in this folder; a run writes it when its training has ended")
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, short enough to stand inside one line of ours."""
+    lines = str(error).splitlines()
+    return lines[0][:160] if lines else type(error).__name__
