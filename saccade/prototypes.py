@@ -57,13 +57,16 @@ def cluster_density(distance: Floats, assignment: Labels, num_clusters: int) -> 
     total = np.bincount(assignment, weights=distance, minlength=num_clusters)
     density = total / np.maximum(members, 1) / np.log(members + _DENSITY_SMOOTHING)
     density[members < 2] = density.max()
-    return np.clip(density, *np.percentile(density, _DENSITY_PERCENTILES))
+    low, high = np.percentile(density, _DENSITY_PERCENTILES)
+    bounded: npt.NDArray[np.float64] = np.clip(density, low, high)
+    return bounded
 
 
 def _scaled(density: npt.NDArray[np.float64], mean: float) -> Floats:
     if density.mean() == 0:  # every cluster is a single point: no spread to tell them apart
         return np.full(len(density), mean, np.float32)
-    return (density * (mean / density.mean())).astype(np.float32)
+    scaled: Floats = (density * (mean / density.mean())).astype(np.float32)
+    return scaled
 
 
 def fit_prototypes(

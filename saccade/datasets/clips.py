@@ -4,7 +4,7 @@ Each dataset item is one video with its V clips; a frame that several of them us
 (seed, purpose, epoch, index), so an item is the same in whichever process and order it is made.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from saccade.datasets.frames import list_frames, read_frames
 from saccade.datasets.layout import Video
+from saccade.errors import DataError
 from saccade.gaze.fixations import choose_fixations, even_starts, usable_length, view_starts
 from saccade.gaze.masks import fixation_mask
 from saccade.gaze.scanpath import Fixation
@@ -48,7 +49,8 @@ class Item(NamedTuple):
     """What to load: a video of the list, as it is seen in an epoch."""
 
     epoch: int
-    index: int
+    video: int
+    """Its position in the list."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ class Clip(NamedTuple):
 class ClipChooser(Protocol):
     """Says which clips of a video are wanted and how each is seen."""
 
-    clip_frames: int
+    @property
+    def clip_frames(self) -> int:
+        """T, frames of a clip."""
+        ...
 
     def clips(self, video: Video, item: Item) -> list[Clip]:
         """The clips of a video."""
@@ -181,17 +186,22 @@ class VideoClips(Dataset[Sample]):
         return len(self.videos)
 
     def __getitem__(self, item: Item) -> Sample:
-        video = self.videos[item.index]
+        video = self.videos[item.video]
         clips = self.chooser.clips(video, item)
         wanted = np.array([range(clip.start, clip.start + self.chooser.clip_frames) for clip in clips])
         distinct, positions = np.unique(wanted, return_inverse=True)
         paths = list_frames(video.frame_dir)
+        if len(paths) != video.frames:
+            raise DataError(
+                f"{video.frame_dir}: holds {len(paths)} frames, but had {video.frames} when the run began; "
+                "restore them and resume, or start a new run"
+            )
         frames = as_frames(read_frames([video.frame_dir / paths[i] for i in distinct]))
         cells = [clip.cell for clip in clips if clip.cell is not None]
         masks = torch.from_numpy(np.stack([self.chooser.mask(cell) for cell in cells])) if cells else None
         height, width = frames.shape[-2:]
         return Sample(
-            index=item.index,
+            index=item.video,
             frames=frames,
             positions=torch.from_numpy(positions.reshape(wanted.shape)),
             views=self.chooser.views(item, len(clips), height, width),
@@ -214,7 +224,20 @@ def epoch_batches(
                 yield [Item(epoch, int(i)) for i in order[place * batch_size : (place + 1) * batch_size]]
 
 
-def _as_list(samples: list[Sample]) -> list[Sample]:
+class _Mistakes(Dataset[Sample | DataError]):
+    """Hands over a user's mistake as a value: raised in a worker, it would arrive as a traceback of many lines."""
+
+    def __init__(self, dataset: VideoClips) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, item: Item) -> Sample | DataError:
+        try:
+            return self._dataset[item]
+        except DataError as error:
+            return error
+
+
+def _as_list(samples: list[Sample | DataError]) -> list[Sample | DataError]:
     return samples  # videos differ in frame size, so a batch is a list
 
 
@@ -222,10 +245,14 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # one process a core already; OpenCV would take all cores in each
 
 
-def make_loader(dataset: VideoClips, batches: Sequence[list[Item]] | Iterator[list[Item]], workers: int) -> DataLoader[Sample]:
-    """A loader that gives one list of samples for each of `batches`, decoded by `workers` processes."""
-    return DataLoader(
-        dataset,
+def make_loader(dataset: VideoClips, batches: Iterable[list[Item]], workers: int) -> Iterator[list[Sample]]:
+    """Give one list of samples for each of `batches`, decoded by `workers` processes.
+
+    Raises:
+        DataError: A video is unreadable; the same line, whichever process has read it.
+    """
+    loader = DataLoader(
+        _Mistakes(dataset),
         batch_sampler=_Batches(batches),
         num_workers=workers,
         collate_fn=_as_list,
@@ -234,12 +261,17 @@ def make_loader(dataset: VideoClips, batches: Sequence[list[Item]] | Iterator[li
         # A private generator: the loader would otherwise draw from torch's global one.
         generator=torch.Generator(),
     )
+    for samples in loader:
+        for sample in samples:
+            if isinstance(sample, DataError):
+                raise sample
+        yield samples
 
 
 class _Batches:
     """A batch sampler over given batches."""
 
-    def __init__(self, batches: Sequence[list[Item]] | Iterator[list[Item]]) -> None:
+    def __init__(self, batches: Iterable[list[Item]]) -> None:
         self._batches = batches
 
     def __iter__(self) -> Iterator[list[Item]]:
@@ -255,7 +287,8 @@ def render(samples: Sequence[Sample], *, size: int, device: torch.device) -> tup
         device: Where to.
 
     Returns:
-        Normalised clips `[B * V, 3, T, size, size]` and their masks `[B * V, 1, size, size]`, or None without masks.
+        Normalised clips `[B * V, 3, T, size, size]`, channels last in memory, and their masks `[B * V, 1, size, size]`
+        or None.
     """
     clips, masks = [], []
     for sample in samples:
@@ -267,4 +300,5 @@ def render(samples: Sequence[Sample], *, size: int, device: torch.device) -> tup
             clips.append(clip)
             if mask is not None:
                 masks.append(mask)
-    return normalise(torch.stack(clips)), torch.stack(masks) if masks else None
+    inputs = normalise(torch.stack(clips)).contiguous(memory_format=torch.channels_last_3d)
+    return inputs, torch.stack(masks) if masks else None

@@ -1,0 +1,1 @@
+"""What an encoder is worth: each evaluation gives names and values."""

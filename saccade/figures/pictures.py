@@ -1,0 +1,131 @@
+"""What the encoder sees, what it finds and what it groups."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from saccade.datasets.frames import list_frames, read_frames
+from saccade.datasets.layout import Video
+from saccade.figures.tiles import GREEN, GREY, RED, Row, Tile, write_rows
+from saccade.gaze.masks import PLANE_HEIGHT, PLANE_WIDTH, Box
+from saccade.prototypes import Prototypes
+from saccade.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+__all__ = ["draw_clusters", "draw_masked_clips", "draw_neighbours"]
+
+Picture = npt.NDArray[np.uint8]
+
+_OUTSIDE = 0.35
+"""Brightness of what lies outside a fixation, in pictures."""
+
+
+def draw_masked_clips(path: Path, names: Sequence[str], clips: Tensor, masks: Tensor | None, focus_num: int) -> None:
+    """Draw what the encoder is given: the middle frame of each clip, dark outside its mask; a row for each video.
+
+    Args:
+        names: Names of B videos.
+        clips: Their normalised clips, `[B * 2F, 3, T, S, S]`.
+        masks: Their masks, `[B * 2F, 1, S, S]`, or None.
+        focus_num: F.
+    """
+    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    middle = clips[:, :, clips.shape[2] // 2].cpu() * std + mean
+    if masks is not None:
+        middle = middle * (_OUTSIDE + (1 - _OUTSIDE) * masks.cpu())
+    pictures = (middle.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
+    rows = []
+    for b, name in enumerate(names):
+        tiles = [
+            Tile(pictures[b * 2 * focus_num + v], f"fixation {v % focus_num + 1}, view {v // focus_num + 1}")
+            for v in range(2 * focus_num)
+        ]
+        rows.append(Row(name, tiles))
+    write_rows(path, "Training clips as the encoder sees them (middle frame, dark outside the fixation's mask)", rows)
+
+
+def _middle_frame(video: Video, at: int | None = None) -> Picture:
+    names = list_frames(video.frame_dir)
+    frames = read_frames([video.frame_dir / names[video.frames // 2 if at is None else at]])
+    return np.asarray(frames[0], np.uint8)
+
+
+def draw_neighbours(
+    path: Path,
+    queries: Sequence[Video],
+    gallery: Sequence[Video],
+    classes: Sequence[str],
+    neighbours: npt.NDArray[np.int64],
+    similarity: npt.NDArray[np.float32],
+    *,
+    rows: int = 8,
+    shown: int = 5,
+) -> None:
+    """Draw queries spread over the test list, each with its nearest training videos, right ones green, wrong ones red.
+
+    Args:
+        neighbours: Positions in the gallery, nearest first, `[Q, k]`.
+        similarity: Their cosines, `[Q, k]`.
+        rows: How many queries.
+        shown: How many neighbours of each.
+    """
+    drawn = []
+    for q in np.unique(np.linspace(0, len(queries) - 1, min(rows, len(queries))).astype(int)):
+        query = queries[q]
+        tiles = [Tile(_middle_frame(query), "query", GREY)]
+        for n, cosine in zip(neighbours[q, :shown], similarity[q, :shown], strict=True):
+            found = gallery[n]
+            words = f"{cosine:.2f} {classes[found.label]}"
+            tiles.append(Tile(_middle_frame(found), words, GREEN if found.label == query.label else RED))
+        drawn.append(Row(f"{classes[query.label]}\n{query.name}", tiles))
+    write_rows(path, "Test videos and their nearest training videos (cosine, class; green: right class)", drawn)
+
+
+def draw_clusters(
+    path: Path,
+    prototypes: Prototypes,
+    videos: Sequence[Video],
+    classes: Sequence[str],
+    focus_num: int,
+    places: Sequence[tuple[int, Box]],
+    *,
+    rows: int = 10,
+    shown: int = 8,
+) -> None:
+    """Draw the densest clusters, a row each: the members nearest to the centroid, dark outside their fixation.
+
+    Args:
+        focus_num: F; member i is fixation `i % F` of video `i // F`.
+        places: First frame and box of every fixation, N * F of them.
+        rows: How many clusters of at least two members.
+        shown: How many members of each.
+    """
+    members = np.bincount(prototypes.assignment, minlength=len(prototypes.centroids))
+    order = np.argsort(prototypes.density, kind="stable")
+    chosen = [int(cluster) for cluster in order if members[cluster] > 1][:rows] or [int(members.argmax())]
+    drawn = []
+    for cluster in chosen:
+        inside = np.flatnonzero(prototypes.assignment == cluster)
+        nearest = inside[np.argsort(prototypes.distance[inside], kind="stable")]
+        tiles = []
+        for slot in nearest[:shown]:
+            video, (start, box) = videos[slot // focus_num], places[slot]
+            words = f"{prototypes.distance[slot]:.2f} {classes[video.label]}"
+            tiles.append(Tile(_darkened(_middle_frame(video, start), box), words))
+        commonest = np.bincount([videos[int(slot) // focus_num].label for slot in inside]).max()
+        label = f"cluster {cluster}\n{len(inside)} fixations\n{commonest / len(inside):.0%} one class"
+        label += f"\ndensity {prototypes.density[cluster]:.3f}"
+        drawn.append(Row(label, tiles))
+    write_rows(path, "Densest clusters: members nearest to the centroid (distance, class)", drawn)
+
+
+def _darkened(picture: Picture, box: Box) -> Picture:
+    height, width = picture.shape[:2]
+    rows = slice(box.top * height // PLANE_HEIGHT, box.bottom * height // PLANE_HEIGHT)
+    columns = slice(box.left * width // PLANE_WIDTH, box.right * width // PLANE_WIDTH)
+    dark = (picture * _OUTSIDE).astype(np.uint8)
+    dark[rows, columns] = picture[rows, columns]
+    return dark

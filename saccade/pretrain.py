@@ -1,0 +1,268 @@
+"""Pre-training: the method, one page. Shapes: B videos, F fixations each, V = 2F clips each, M = B * V."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saccade.datasets.clips import Sample, render
+from saccade.engine.device import Machine
+from saccade.engine.stop import StopRequest
+from saccade.errors import RunError
+from saccade.journal import Journal
+from saccade.learner import Learner
+from saccade.losses import consistency_loss, prototype_loss, saccade_contrast_loss, updated_slots
+from saccade.progress import progress
+from saccade.prototypes import Prototypes
+from saccade.rng import derive_seed
+
+__all__ = ["Recipe", "Timetable", "pretrain", "training_losses"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Numbers of the losses; fields are explained in `spec.py`."""
+
+    seed: int
+    clip_size: int
+    focus_num: int
+    focus_level: int
+    num_negatives: int
+    temperature: float
+    memory_momentum: float
+    consistency_weight: float
+    consistency_level: int
+    consistency_power: float
+    consistency_clamp: float
+    consistency_distance: str
+    prototype_weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timetable:
+    """What happens when. Steps count those that are done, epochs are counted from 1."""
+
+    epochs: int
+    steps_per_epoch: int
+    rate: Callable[[int], float]
+    """Learning rate of an epoch."""
+    projection_lr_ratio: float
+    clusters_after: Callable[[int], bool]
+    """Whether an epoch is followed by a clustering."""
+    log_every_steps: int
+    saves_after_epoch: Callable[[int], bool]
+    save_every_steps: int | None
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.epochs * self.steps_per_epoch
+
+    def epoch(self, step: int) -> int:
+        """The epoch that the `step`-th step belongs to."""
+        return (step - 1) // self.steps_per_epoch + 1
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether this was the last step of its epoch."""
+        return step % self.steps_per_epoch == 0
+
+    def clusters_before(self, step: int) -> bool:
+        """Whether this step is the first after a clustering.
+
+        That comes after the checkpoint of its epoch, so that who is stopped while clustering loses no training.
+        """
+        return step > 1 and self.ends_epoch(step - 1) and self.clusters_after(self.epoch(step - 1))
+
+    def logs(self, step: int) -> bool:
+        """Whether metrics are logged after this step."""
+        return step % self.log_every_steps == 0 or step == self.steps
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is written after this step."""
+        if self.save_every_steps is not None and step % self.save_every_steps == 0:
+            return True
+        return self.ends_epoch(step) and self.saves_after_epoch(self.epoch(step))
+
+
+def pretrain(
+    learner: Learner,
+    recipe: Recipe,
+    timetable: Timetable,
+    batches: Iterable[Sequence[Sample]],
+    *,
+    machine: Machine,
+    cluster: Callable[[int], Sequence[Prototypes]],
+    save: Callable[[int], None],
+    journal: Journal,
+    stop: StopRequest,
+) -> None:
+    """Train from `learner.step` to the end of the timetable.
+
+    Args:
+        batches: Samples of each remaining step.
+        cluster: Makes and records the prototypes after an epoch.
+        save: Writes a checkpoint after an epoch, or within it.
+        journal: Where metrics go.
+        stop: Says when to leave early; the step that is under way is finished and saved.
+    """
+    learner.train()
+    clock = _Clock()
+    bar = progress(desc="pre-training", unit="step", total=timetable.steps, initial=learner.step)
+    for samples in clock.waiting(batches):
+        step = learner.step + 1
+        if timetable.clusters_before(step):
+            learner.set_prototypes(cluster(timetable.epoch(learner.step)))
+            learner.train()
+        epoch = timetable.epoch(step)
+        rate = timetable.rate(epoch)
+        learner.set_rates(rate, timetable.projection_lr_ratio)
+
+        clips, masks = render(samples, size=recipe.clip_size, device=learner.device)
+        videos = torch.tensor([sample.index for sample in samples], device=learner.device)
+        metrics = training_step(learner, recipe, clips, masks, videos, machine)
+
+        learner.step = step
+        learner.means.add(metrics)
+        clock.clips += len(clips)
+        bar.update()
+        if timetable.logs(step):
+            values = learner.means.take()
+            bar.set_postfix(epoch=epoch, loss=f"{values['pretrain/loss']:.3f}", refresh=False)
+            journal.metrics({**values, "optim/learning_rate": rate, "epoch": epoch, **clock.take()}, step)
+        leaving = stop.requested  # Read once: a request that comes while saving is for the step after this one.
+        if timetable.saves(step) or leaving:
+            save(epoch)
+        if leaving:
+            stop.check()
+    bar.close()
+
+
+def training_step(
+    learner: Learner, recipe: Recipe, clips: Tensor, masks: Tensor | None, videos: Tensor, machine: Machine
+) -> dict[str, Tensor]:
+    """One optimiser step on a batch, and the memory's update; returns what is logged.
+
+    Args:
+        clips: Normalised clips, `[M, 3, T, H, W]`: for each video its F first views, then its F second views.
+        masks: Their fixation masks, `[M, 1, H, W]`.
+        videos: Position of each video in the training list, `[B]`.
+    """
+    fixations = torch.arange(recipe.focus_num, device=videos.device).repeat(2)
+    slots = (videos[:, None] * recipe.focus_num + fixations).flatten()
+    loss, metrics, features = training_losses(learner, recipe, clips, masks, slots, machine)
+    if not torch.isfinite(loss):
+        parts = ", ".join(f"{name} = {float(value):.4g}" for name, value in metrics.items() if "loss" in name)
+        raise RunError(
+            f"step {learner.step + 1}: the loss is not finite ({parts}); the last checkpoint is from before. "
+            "Try a lower pretrain.learning_rate, or engine.precision=fp32"
+        )
+    learner.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    learner.optimizer.step()
+    learner.memory[slots] = updated_slots(learner.memory[slots], slots, features, momentum=recipe.memory_momentum)
+    return metrics
+
+
+def training_losses(
+    learner: Learner, recipe: Recipe, clips: Tensor, masks: Tensor | None, slots: Tensor, machine: Machine
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """The sum of the three losses, each part by its metric's name, and the pooled features `[M, C]`."""
+    with machine.autocast():
+        features, maps = learner.encoder.forward_levels(
+            clips, masks, mask_level=recipe.focus_level, level=recipe.consistency_level
+        )
+    features = features.float()
+    projected = learner.projection(features)
+
+    rows, own, negatives = _memory_rows(learner, recipe, slots)
+    projected_memory = learner.projection(learner.memory if rows is None else learner.memory[rows])
+    contrast, probability = saccade_contrast_loss(
+        projected, projected_memory, own, negatives, temperature=recipe.temperature
+    )
+    loss = contrast
+    metrics = {"pretrain/loss_saccade": contrast, "pretrain/positive_probability": probability}
+
+    if learner.propagation is not None:
+        projected_maps, values = learner.propagation(maps.float())
+        consistency = consistency_loss(
+            *_join_views(projected_maps, recipe.focus_num),
+            *_join_views(values, recipe.focus_num),
+            power=recipe.consistency_power,
+            clamp=recipe.consistency_clamp,
+            distance=recipe.consistency_distance,
+        )
+        loss = loss + recipe.consistency_weight * consistency
+        metrics["pretrain/loss_consistency"] = consistency
+
+    if learner.targets:
+        scores = [
+            prototype_loss(projected, centroids, density, assignment[slots], _candidates(learner, recipe, i, slots))
+            for i, (assignment, centroids, density) in enumerate(learner.targets)
+        ]
+        prototype = torch.stack([score[0] for score in scores]).mean()
+        loss = loss + recipe.prototype_weight * prototype
+        metrics["pretrain/loss_prototype"] = prototype
+        metrics["pretrain/prototype_accuracy"] = torch.stack([score[1] for score in scores]).mean()
+    return loss, {"pretrain/loss": loss, **metrics}, features.detach()
+
+
+def _memory_rows(learner: Learner, recipe: Recipe, slots: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Draw the negatives; memory rows in use (None: all), and where own slots and negatives are among them."""
+    drawn = torch.randint(
+        len(learner.memory), (len(slots), recipe.num_negatives), generator=_generator(recipe, "negatives", learner.step)
+    ).to(slots.device)
+    if len(learner.memory) <= drawn.numel():  # nearly every row is drawn: projecting all beats finding out which
+        return None, slots, drawn
+    rows, places = torch.unique(torch.cat([slots[:, None], drawn], dim=1), return_inverse=True)
+    return rows, places[:, 0], places[:, 1:]
+
+
+def _candidates(learner: Learner, recipe: Recipe, clustering: int, slots: Tensor) -> Tensor:
+    """Prototypes that take part in the loss, `[P]`: the batch's own, and up to `num_negatives` drawn from the others."""
+    assignment, centroids, _ = learner.targets[clustering]
+    own = assignment[slots]
+    order = torch.rand(len(centroids), generator=_generator(recipe, "prototypes", learner.step, clustering))
+    order = order.to(slots.device)
+    order[own] = 2.0  # behind all others
+    candidates = torch.zeros(len(centroids), dtype=torch.bool, device=slots.device)
+    candidates[order.argsort()[: recipe.num_negatives]] = True
+    candidates[own] = True
+    return candidates
+
+
+def _join_views(maps: Tensor, focus_num: int) -> tuple[Tensor, Tensor]:
+    """Maps of clips `[M, C, t, h, w]` to those of first and second views, joined along time: `[B, C, F * t * h * w]` each."""
+    _, c, *thw = maps.shape
+    views = maps.reshape(-1, 2, focus_num, c, *thw).transpose(2, 3).flatten(3)
+    return views[:, 0], views[:, 1]
+
+
+def _generator(recipe: Recipe, purpose: str, *key: int) -> torch.Generator:
+    # Drawn on the CPU on every device, so a run draws the same wherever it is resumed.
+    return torch.Generator().manual_seed(derive_seed(recipe.seed, purpose, *key))
+
+
+class _Clock:
+    """Clips per second, and the part of the time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.clips = 0
+        self._begun, self._waited = time.perf_counter(), 0.0
+
+    def waiting(self, batches: Iterable[Sequence[Sample]]) -> Iterable[Sequence[Sample]]:
+        iterator = iter(batches)
+        while True:
+            before = time.perf_counter()
+            batch = next(iterator, None)
+            self._waited += time.perf_counter() - before
+            if batch is None:
+                return
+            yield batch
+
+    def take(self) -> dict[str, float]:
+        elapsed = time.perf_counter() - self._begun
+        values = {"perf/clips_per_sec": self.clips / elapsed, "perf/data_wait_fraction": self._waited / elapsed}
+        self.clips, self._begun, self._waited = 0, time.perf_counter(), 0.0
+        return values
