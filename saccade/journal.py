@@ -1,0 +1,207 @@
+"""The journal: all that happens in a run, one JSON line each, appended by the trainer and read by the shipper.
+
+    {"t": <unix ms>, "kind": "attempt", "number": 1}      first line of every start and every resume
+    {"t": .., "kind": "stage", "name": "pretrain"}
+    {"t": .., "kind": "metrics", "step": 10, "values": {"pretrain/loss": 1.2}}
+    {"t": .., "kind": "artifact", "path": "figures/masks.png"}   below the run's folder, complete when the line is there
+    {"t": .., "kind": "tags", "values": {"encoder": "r3d"}}
+    {"t": .., "kind": "end", "status": "finished" | "stopped"}
+
+A line ends with a line feed, so a line without one was torn by a kill and counts as not written. NaN, Infinity and
+-Infinity stand as Python's json writes them.
+
+One clean curve after a resume: a checkpoint holds the journal's length at its moment (the mark), and shipping.json the
+offset up to which lines may have reached the server (attempted). The journal is cut at the larger of the two. What
+stays beyond the mark may be on the server, where no point can ever be removed, so its points keep their first time and
+are not written again while the steps after the checkpoint are repeated.
+"""
+
+import errno
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from saccade.errors import RunError
+
+__all__ = ["Event", "Journal", "last_attempt", "read_journal"]
+
+Event = dict[str, Any]
+"""One line: always with `t` (unix ms) and `kind`."""
+
+
+class Journal:
+    """The trainer's end of a journal; `Journal.open` makes one."""
+
+    def __init__(self, descriptor: int, last_steps: dict[str, int]) -> None:
+        self._descriptor = descriptor
+        self._last_steps = last_steps
+
+    @classmethod
+    def open(cls, path: str | Path, *, mark: int | None, attempted: int) -> Self:
+        """Open for an attempt: cut what is beyond both offsets, drop a torn last line, write the attempt's line.
+
+        Args:
+            path: journal.jsonl; made when it is not there.
+            mark: Offset that the checkpoint holds from which training goes on; None without a checkpoint.
+            attempted: Offset up to which lines may have reached the tracking server.
+
+        Raises:
+            RunError: The journal is damaged, or shorter than the checkpoint says.
+        """
+        path = Path(path)
+        number = last_attempt(path) + 1
+        length = path.stat().st_size if path.exists() else 0
+        if mark is not None and mark > length:
+            raise RunError(
+                f"{path}: has {length} bytes but had {mark} when the checkpoint was taken; "
+                "restore the file or start a new run"
+            )
+        kept, last_steps = _replay(path, max(mark or 0, attempted))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        os.ftruncate(descriptor, kept)
+        journal = cls(descriptor, last_steps)
+        journal._write("attempt", {"number": number})
+        return journal
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Note metrics of an optimiser step; points that an earlier attempt has written are left out.
+
+        Steps of a key only grow, so a step that is not beyond the key's last one is there already.
+        """
+        new = {key: float(value) for key, value in values.items() if step > self._last_steps.get(key, -1)}
+        if new:
+            self._write("metrics", {"step": step, "values": new})
+            self._last_steps |= dict.fromkeys(new, step)
+
+    def artifact(self, path: str | Path) -> None:
+        """Announce a file or folder that is complete; `path` is relative to the run's folder."""
+        self._write("artifact", {"path": Path(path).as_posix()})
+
+    def stage(self, name: str) -> None:
+        """Say what the run does from now on."""
+        self._write("stage", {"name": name})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Say what the run is about."""
+        self._write("tags", {"values": {key: str(value) for key, value in values.items()}})
+
+    def end(self, status: Literal["finished", "stopped"]) -> None:
+        """Note that the trainer leaves of its own will, and make sure that all of it is on disk."""
+        self._write("end", {"status": status})
+        os.fsync(self._descriptor)
+
+    def mark(self) -> int:
+        """The journal's length in bytes, all of it on disk."""
+        os.fsync(self._descriptor)
+        return os.fstat(self._descriptor).st_size
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, kind: str, content: Mapping[str, object]) -> None:
+        line = json.dumps({"t": time.time_ns() // 1_000_000, "kind": kind, **content}) + "\n"
+        data = line.encode()
+        # One write, so that a kill leaves at most one torn line.
+        written = os.write(self._descriptor, data)
+        if written != len(data):  # A disk that is full takes the beginning; a torn line may only ever be the last one.
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+            raise OSError(errno.ENOSPC, "no space left for the journal")
+
+
+def read_journal(path: str | Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
+    """Yield (event, offset of the line after it) from `offset` on, leaving out a torn last line.
+
+    Args:
+        path: journal.jsonl; one that does not exist is empty.
+        offset: Where a line begins.
+
+    Raises:
+        RunError: A line that is not one of a journal, with its number.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except FileNotFoundError:
+        return
+    with file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            event = _parse(line)
+            if event is None:
+                number = _lines_before(path, offset) + 1
+                raise RunError(f"{path}:{number}: not a line of a journal; restore the file or start a new run")
+            offset += len(line)
+            yield event, offset
+
+
+def _replay(path: Path, cut: int) -> tuple[int, dict[str, int]]:
+    """Offset of the last line's end that is not beyond `cut`, and each metric's last step up to there."""
+    kept, last_steps = 0, dict[str, int]()
+    events = read_journal(path)
+    while kept < cut:  # Not a for loop: damage beyond the cut does no harm, so nothing there is read.
+        event, following = next(events, (None, 0))
+        if event is None or following > cut:
+            break
+        kept = following
+        if event["kind"] == "metrics":
+            last_steps |= {key: max(event["step"], last_steps.get(key, -1)) for key in event["values"]}
+    return kept, last_steps
+
+
+def last_attempt(path: str | Path) -> int:
+    """Number of the latest attempt in a journal; 0 when there is none. Damaged lines are passed over."""
+    number = 0
+    if Path(path).exists():
+        with open(path, "rb") as file:
+            for line in file:
+                if b'"attempt"' in line and line.endswith(b"\n"):
+                    event = _parse(line)
+                    if event is not None and event["kind"] == "attempt":
+                        number = max(number, event["number"])
+    return number
+
+
+_CONTENT: dict[str, dict[str, type]] = {
+    "attempt": {"number": int},
+    "stage": {"name": str},
+    "metrics": {"step": int, "values": dict},
+    "artifact": {"path": str},
+    "tags": {"values": dict},
+    "end": {"status": str},
+}
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("t"), int):
+        return None
+    content = _CONTENT.get(str(event.get("kind")))
+    if content is None or not all(isinstance(event.get(key), kind) for key, kind in content.items()):
+        return None
+    if event["kind"] == "metrics" and not all(isinstance(value, int | float) for value in event["values"].values()):
+        return None
+    return event
+
+
+def _lines_before(path: str | Path, offset: int) -> int:
+    with open(path, "rb") as file:
+        return file.read(offset).count(b"\n")

@@ -1,0 +1,338 @@
+"""`saccade run`: start the trainer, show its output, ship its journal, and say truthfully how it ended.
+
+The trainer is a child process in a session of its own, so that Ctrl-C reaches the supervisor alone, which then asks the
+trainer to stop. The trainer's standard input is a pipe from here: it ends when the supervisor dies in whatever way, and
+the trainer stops as if asked to.
+"""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from saccade.engine.stop import SUPERVISED_VARIABLE
+from saccade.errors import RunError
+from saccade.journal import last_attempt
+from saccade.progress import TERMINAL_VARIABLE
+from saccade.provenance import redact, strip_credentials
+from saccade.run_dir import SHIPPING_FILE, RunDir
+from saccade.tracking.address import is_server, local_uri, resolve_uri, run_link, with_credentials
+from saccade.tracking.model import package_model
+from saccade.tracking.shipment import Shipment
+from saccade.tracking.shipper import PATIENCE_SEC, Shipper
+from saccade.tracking.shipping_state import Outcome, ShippingState
+from saccade.tracking.store import DeniedError, GoneError, RefusedError
+
+__all__ = ["supervise"]
+
+STOPPED, MISTAKE = 143, 2
+_CONNECT_SEC = 10.0
+_TAIL_BYTES, _TAIL_LINES, _TAIL_CHARS = 65536, 40, 4000
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Console:
+    """Standard error, shared by the trainer's output and the supervisor's own lines; gone terminals do no harm."""
+
+    def __init__(self, descriptor: int = 2) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.RLock()  # A signal's handler writes too, in the middle of whatever
+        self._line_open = False
+        self.columns = 0
+        """Width of the terminal; 0 when it is none."""
+        with suppress(OSError):
+            self.columns = os.get_terminal_size(descriptor).columns
+
+    def copy(self, data: bytes) -> None:
+        """Write bytes as they are."""
+        with self._lock, suppress(OSError):
+            self._line_open = not data.endswith((b"\n", b"\r"))
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+
+    def say(self, text: str) -> None:
+        """Write a line of our own, below a progress bar that stands unfinished."""
+        line_feed = "\n" if self._line_open else ""
+        self.copy(f"{line_feed}{text}\n".encode())
+
+
+class LogTail(threading.Thread):
+    """Copies what is appended to a file to the console, until told that no more will come."""
+
+    def __init__(self, path: Path, offset: int, console: Console) -> None:
+        super().__init__(name="log-tail", daemon=True)
+        self._path, self._offset, self._console = path, offset, console
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        """Copy."""
+        with open(self._path, "rb") as file:
+            file.seek(self._offset)
+            while True:
+                last = self._done.is_set()  # Before reading: what was written before `finish` is still copied.
+                while data := file.read(65536):
+                    self._console.copy(data)
+                if last:
+                    return
+                self._done.wait(0.1)
+
+    def finish(self) -> None:
+        """Copy what is there and end."""
+        self._done.set()
+        self.join()
+
+
+class Signals:
+    """What the user asks of the supervisor: the first signal stops the trainer, a second Ctrl-C kills it."""
+
+    _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._trainer: subprocess.Popen[bytes] | None = None
+        self._trained = False
+        self.first: int | None = None
+        """The first signal, None without one."""
+        self.after_end = threading.Event()
+        """A signal came when no trainer was running any more."""
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle signals within; in another thread than the main one there are none to handle."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in self._NUMBERS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def wait(self, trainer: subprocess.Popen[bytes]) -> int:
+        """Wait for the trainer's end, passing requests on to it; returns its code as `subprocess` does."""
+        self._trainer = trainer
+        if self.first is not None:  # It came while the trainer was being started.
+            trainer.terminate()
+        code = trainer.wait()
+        self._trainer, self._trained = None, True
+        return code
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        again, trainer = self.first is not None, self._trainer
+        self.first = self.first or number
+        if trainer is None:
+            if self._trained:
+                self.after_end.set()
+        elif not again:
+            trainer.terminate()
+            self._say("saccade: stopping after the step that is under way; Ctrl-C again kills it at once")
+        elif number == signal.SIGINT:
+            trainer.kill()
+
+
+def supervise(
+    run: RunDir,
+    *,
+    resume: bool,
+    tracking_uri: str | None,
+    experiment: str,
+    command: Sequence[str] | None = None,
+    patience_sec: float = PATIENCE_SEC,
+) -> int:
+    """Train a run from its folder and track it.
+
+    Args:
+        run: Made by `create_run`; for a resume brought up to date by `update_run`.
+        resume: The run has been started before, and goes on in the same MLflow run.
+        tracking_uri: MLflow server or database; None or empty: $MLFLOW_TRACKING_URI, else a file beside the run.
+        experiment: MLflow experiment; for a resume the run's own counts.
+        command: The trainer, for tests; its last argument will be the run's folder.
+        patience_sec: How long to try to send the rest afterwards without anything getting through.
+
+    Returns:
+        The exit code: 0 finished, 2 a user's mistake in the trainer, 129 / 130 / 143 stopped by SIGHUP / Ctrl-C /
+        SIGTERM, 1 failed otherwise. Tracking that is away changes none of them.
+
+    Raises:
+        RunError: It cannot be started, or not be tracked as asked for.
+    """
+    console = Console()
+    with run.lock_supervisor():
+        if run.trainer_lives():
+            raise RunError(f"run {run.id}: its trainer from before is still saving and stopping; try again in a moment")
+        state, uri = _state(run, resume, tracking_uri, experiment)
+        shipment = Shipment(run, state, uri, console.say, attempt=last_attempt(run.journal) + 1)
+        shipper, signals = Shipper(shipment, console.say), Signals(console.say)
+        console.say(f"saccade: run {run.id} in {_short(run.path)}")
+        with signals.handled():
+            shipper.start()
+            _await_tracking(run, shipper, signals, fresh=not resume)
+            where = _link(shipment) or f"{redact(uri)}, experiment '{state.experiment}'"
+            console.say(f"saccade: tracked at {where}")
+            code, tail = _train(run, command, console, signals)
+            outcome = _outcome(code, signals.first, tail)
+            shipper.end(outcome)
+            if outcome.status == "FINISHED" and not signals.after_end.is_set():
+                trouble = package_model(run, signals.after_end)
+                if trouble:
+                    console.say(f"saccade: the MLflow model could not be made: {trouble}; encoder/ holds the encoder")
+            complete = shipper.drain(patience_sec, signals.after_end)
+        _report(run, shipment, console, complete=complete, code=code)
+    return _exit_code(code, signals.first)
+
+
+def _state(run: RunDir, resume: bool, tracking_uri: str | None, experiment: str) -> tuple[ShippingState, str]:
+    """The run's shipping state, ready for another attempt, and the address to ship to."""
+    uri = resolve_uri(tracking_uri, run.root)
+    state = ShippingState.load(run.path) if resume else None
+    if state is None:
+        state = ShippingState(folder=run.path, tracking_uri=strip_credentials(uri), experiment=experiment)
+    uri = with_credentials(state.tracking_uri, uri)
+    state.outcome, state.status_final, state.complete = None, False, False
+    try:
+        state.save()
+    except OSError as error:
+        raise RunError(f"{run.path}: {error.strerror}; a run needs a folder that can be written to") from None
+    return state, uri
+
+
+def _await_tracking(run: RunDir, shipper: Shipper, signals: Signals, *, fresh: bool) -> None:
+    """Give the server a moment to say no: a wrong password or a deleted experiment is better known before training.
+
+    Raises:
+        RunError: It said no.
+    """
+    deadline = time.monotonic() + _CONNECT_SEC
+    while not shipper.wait_for_answer(0.1) and time.monotonic() < deadline and signals.first is None:
+        pass
+    trouble = shipper.trouble
+    if not isinstance(trouble, DeniedError | RefusedError | GoneError):
+        return
+    if fresh:  # Nothing came of the run, so there is nothing to put right later.
+        with suppress(OSError):
+            (run.path / SHIPPING_FILE).unlink()
+    hint = ""
+    if isinstance(trouble, DeniedError):
+        hint = "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    elif isinstance(trouble, GoneError) and not fresh:
+        hint = f"; restore it there, or remove {_short(run.path / SHIPPING_FILE)} to track it in a new MLflow run"
+    raise RunError(f"cannot track run {run.id}: {trouble}{hint}")
+
+
+def _train(run: RunDir, command: Sequence[str] | None, console: Console, signals: Signals) -> tuple[int, str]:
+    """Run the trainer to its end; returns its code as `subprocess` does, and the end of what it wrote."""
+    if signals.first is not None:
+        return -signals.first, ""
+    with open(run.log, "ab") as log:
+        offset = log.tell()
+        trainer = subprocess.Popen(
+            [*(command or (sys.executable, "-m", "saccade.runner")), str(run.path)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=_trainer_environment(console),
+        )
+    tail = LogTail(run.log, offset, console)
+    tail.start()
+    code = signals.wait(trainer)
+    with suppress(OSError):
+        os.killpg(trainer.pid, signal.SIGKILL)  # Data workers that a killed trainer left behind
+    assert trainer.stdin is not None
+    trainer.stdin.close()
+    tail.finish()
+    return code, _last_lines(run.log, offset)
+
+
+def _trainer_environment(console: Console) -> dict[str, str]:
+    # The trainer has no business with the tracking server, nor with its password.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment |= {SUPERVISED_VARIABLE: "1", "PYTHONUNBUFFERED": "1"}
+    if console.columns:
+        environment |= {TERMINAL_VARIABLE: "1", "COLUMNS": str(console.columns)}
+    return environment
+
+
+def _last_lines(log: Path, offset: int) -> str:
+    """The end of a log as plain text: no progress bars, no colours, at most what a tag holds."""
+    with open(log, "rb") as file:
+        file.seek(max(offset, log.stat().st_size - _TAIL_BYTES))
+        text = _ESCAPES.sub("", file.read().decode("utf-8", "replace"))
+    # A bar is redrawn after a carriage return: only what follows the last one was left standing.
+    lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
+    text = "\n".join([line for line in lines if line][-_TAIL_LINES:])
+    return text if len(text) <= _TAIL_CHARS else "..." + text[3 - _TAIL_CHARS :]
+
+
+def _outcome(code: int, asked: int | None, tail: str) -> Outcome:
+    """The status of a run from its trainer's code (negative: the signal that killed it) and what the user asked for."""
+    now = time.time_ns() // 1_000_000
+    if code == 0:
+        return Outcome(status="FINISHED", end_ms=now, tags={})
+    if asked is not None or code in (STOPPED, -signal.SIGTERM):
+        by = signal.Signals(asked if asked is not None else signal.SIGTERM).name
+        return Outcome(status="KILLED", end_ms=now, tags={"saccade.ended": f"stopped by {by}"})
+    tags = {"saccade.ended": f"exit code {code}", "saccade.exit_code": str(code), "saccade.failure": tail}
+    if code < 0:
+        name = signal.Signals(-code).name
+        tags |= {"saccade.ended": f"killed by {name}", "saccade.signal": name}
+    return Outcome(status="FAILED", end_ms=now, tags={key: value for key, value in tags.items() if value})
+
+
+def _exit_code(code: int, asked: int | None) -> int:
+    if code == 0:
+        return 0
+    if asked is not None:
+        return 128 + asked
+    if code in (STOPPED, -signal.SIGTERM):
+        return STOPPED
+    return MISTAKE if code == MISTAKE else 1
+
+
+def _report(run: RunDir, shipment: Shipment, console: Console, *, complete: bool, code: int) -> None:
+    """Say how the run ended, where to see it and how to go on."""
+    state = shipment.state
+    assert state.outcome is not None
+    go_on = f"go on with: saccade run --resume {run.id}{_option(run)}"
+    if state.outcome.status == "FINISHED":
+        see = f"at {_link(shipment) or redact(shipment.uri)}"
+        if shipment.uri == local_uri(run.root):
+            see = f"with: saccade ui{_option(run)}"
+        console.say(f"saccade: run {run.id} finished; see it {see}")
+    elif state.outcome.status == "KILLED":
+        console.say(f"saccade: run {run.id} stopped; {go_on}")
+    elif code != MISTAKE:  # A mistake has had its line, which says what to do.
+        ended = state.outcome.tags["saccade.ended"]
+        console.say(f"saccade: run {run.id} failed ({ended}); its output is in {_short(run.log)}; {go_on}")
+    if not complete:
+        sync = f"saccade runs sync {run.id}{_option(run)}"
+        console.say(f"saccade: not on the server yet: {shipment.unsent()}; send it with: {sync}")
+
+
+def _link(shipment: Shipment) -> str:
+    """The run's page on a server; empty for a database, or when the server has not answered yet."""
+    state = shipment.state
+    if not is_server(shipment.uri) or not state.mlflow_run_id:
+        return ""
+    return run_link(shipment.uri, state.experiment_id, state.mlflow_run_id)
+
+
+def _option(run: RunDir) -> str:
+    root = _short(run.root)
+    return "" if root == "runs" else f" --runs {shlex.quote(root)}"
+
+
+def _short(path: Path) -> str:
+    """A path as one would type it here."""
+    with suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)

@@ -1,0 +1,1 @@
+"""Tracking in MLflow, which is imported in this package only, and inside functions only: it takes seconds."""

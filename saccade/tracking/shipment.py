@@ -1,0 +1,327 @@
+"""What of a run is to be sent next: one request at a time, so that whoever calls decides on patience.
+
+Metrics go first and never wait for files: a server that refuses or cannot store artifacts still gets the curves.
+"""
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from saccade.journal import Event, last_attempt, read_journal
+from saccade.run_dir import RunDir
+from saccade.tracking.note import note
+from saccade.tracking.shipping_state import ShippingState
+from saccade.tracking.store import OutageError, Point, RefusedError, Store
+
+__all__ = ["MODEL_FOLDER", "Shipment"]
+
+MODEL_FOLDER = "model"
+_BATCH_POINTS, _BATCH_TAGS = 1000, 50
+_LIVE_PAUSE_SEC = 1.0
+_UPLOAD_BACKOFF_SEC = (1.0, 10.0)
+
+
+@dataclass
+class _Batch:
+    """Lines of the journal that go together, in their order."""
+
+    end: int
+    events: int = 0
+    points: list[Point] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+
+    @property
+    def full(self) -> bool:
+        return len(self.points) >= _BATCH_POINTS or len(self.tags) >= _BATCH_TAGS
+
+    def add(self, event: Event, end: int) -> None:
+        self.events, self.end = self.events + 1, end
+        match event["kind"]:
+            case "metrics":
+                for key, value in event["values"].items():
+                    if math.isinf(value):  # MLflow stores 1.8e308, which ruins the axis of every plot.
+                        self.tags[f"saccade.infinite.{key}"] = f"{value:+} at step {event['step']}"
+                        value = math.nan
+                    self.points.append(Point(key, value, event["t"], event["step"]))
+            case "tags":
+                self.tags |= {str(key): str(value) for key, value in event["values"].items()}
+            case "stage":
+                self.tags["stage"] = event["name"]
+            case "attempt":
+                self.tags["attempt"] = str(event["number"])
+            case "artifact":
+                self.files.append(event["path"])
+
+
+class Shipment:
+    """Brings one run to the server. Not thread-safe, but for `attempt` and `last_call`.
+
+    Args:
+        run: The run, whose supervisor lock the caller holds.
+        state: Its shipping.json.
+        uri: Where to, credentials included.
+        say: Takes a line for the user.
+        attempt: The attempt whose line the journal must have before anything of it is sent, since until then the
+            trainer may still cut it; None when no trainer lives.
+    """
+
+    def __init__(
+        self, run: RunDir, state: ShippingState, uri: str, say: Callable[[str], None], *, attempt: int | None
+    ) -> None:
+        self.run, self.state, self.uri, self._say = run, state, uri, say
+        self.attempt = attempt
+        self.last_call = False
+        """Nothing more will be added to the run's folder."""
+        self.trouble = ""
+        """Why files could not be uploaded the last time."""
+        self._store: Store | None = None
+        self._queue: list[tuple[str, str]] = []
+        self._seen_attempt = False
+        self._closing = False
+        self._logged_at = -math.inf
+        self._upload_at, self._upload_backoff = -math.inf, _UPLOAD_BACKOFF_SEC[0]
+
+    def step(self) -> bool:
+        """Do what is next; False when there is nothing to do for now.
+
+        Raises:
+            TrackingError: The request failed; `OutageError`: the same step may be tried again.
+            RunError: The journal is damaged.
+        """
+        if self._store is None:
+            self._store = self._connect()
+            return True
+        if self._send_journal(self._store) or self._send_status(self._store):
+            return True
+        if time.monotonic() >= self._upload_at and self._upload(self._store):
+            return True
+        return self._conclude()
+
+    def retry_now(self) -> None:
+        """Forget how long uploads were to be put off."""
+        self._upload_at, self._upload_backoff = -math.inf, _UPLOAD_BACKOFF_SEC[0]
+
+    def unsent(self) -> str:
+        """What is not on the server, in words: "12 events, 3 files"; empty when all is."""
+        events = sum(1 for _ in read_journal(self.run.journal, self.state.offset))
+        files = len(self.state.pending)
+        parts = [
+            f"{events} event{'s' * (events != 1)}" * bool(events),
+            f"{files} file{'s' * (files != 1)}" * bool(files),
+        ]
+        return ", ".join(filter(None, [*parts, "" if self.state.status_final else "its status"]))
+
+    # Beginning -------------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Store:
+        store, state, record = Store(self.uri, self.run.root), self.state, self.run.record()
+        tags = _base_tags(record, self.run.path)
+        if not state.mlflow_run_id:
+            state.experiment_id = store.open_experiment(state.experiment)
+            state.mlflow_run_id = store.open_run(
+                state.experiment_id,
+                self.run.id,
+                name=record["name"],
+                start_ms=round(datetime.fromisoformat(record["created"]).timestamp() * 1000),
+                tags=tags,
+            )
+            state.save()
+        store.begin(state.mlflow_run_id, record["params"], tags, running=state.outcome is None)
+        for pattern in ("spec*.yaml", "environment*.txt", "git*.diff"):
+            self._enqueue(path.name for path in sorted(self.run.path.glob(pattern)) if path.stat().st_size)
+        state.save()
+        return store
+
+    # The journal -----------------------------------------------------------------------------------------------------
+
+    def _send_journal(self, store: Store) -> bool:
+        attempt = self.attempt
+        if attempt is not None and not self._seen_attempt:
+            self._seen_attempt = last_attempt(self.run.journal) >= attempt
+            if not self._seen_attempt:
+                return False
+        batch = self._next_batch()
+        wait = attempt is not None and not batch.full and time.monotonic() < self._logged_at + _LIVE_PAUSE_SEC
+        if not batch.events or wait:
+            return False
+        state = self.state
+        points = [point for point in batch.points if f"metric {point.key}" not in state.refused]
+        tags = {key: value for key, value in batch.tags.items() if f"tag {key}" not in state.refused}
+        self._logged_at = time.monotonic()
+        if points or tags:
+            # What may be there must be known before it can be there, and must not be lost with the power.
+            _sync(self.run.journal)
+            state.attempted = max(state.attempted, batch.end)
+            state.save()
+            self._refuse(store.log(state.mlflow_run_id, points, tags))
+        self._enqueue(batch.files)
+        if "summary.md" in batch.files:
+            self._describe(store)
+        state.offset = batch.end
+        state.save()
+        return True
+
+    def _next_batch(self) -> _Batch:
+        batch = _Batch(self.state.offset)
+        for event, end in read_journal(self.run.journal, self.state.offset):
+            batch.add(event, end)
+            if batch.full:
+                break
+        return batch
+
+    def _describe(self, store: Store) -> None:
+        path = self.run.path / "summary.md"
+        if path.is_file():
+            text = note(path.read_text(encoding="utf-8", errors="replace"), self.state.mlflow_run_id)
+            self._refuse(store.log(self.state.mlflow_run_id, [], {"mlflow.note.content": text}))
+
+    def _refuse(self, refused: dict[str, str]) -> None:
+        for what, why in refused.items():
+            if what not in self.state.refused:
+                self._say(f"tracking: MLflow refuses {what}: {why}")
+        # New objects, here and below: the supervisor saves the state from its own thread.
+        self.state.refused = {**self.state.refused, **refused}
+
+    # The end ---------------------------------------------------------------------------------------------------------
+
+    def _send_status(self, store: Store) -> bool:
+        state = self.state
+        if self.attempt is not None or state.outcome is None or state.status_final:
+            return False
+        self._refuse(store.log(state.mlflow_run_id, [], state.outcome.tags))
+        store.set_status(state.mlflow_run_id, state.outcome.status, state.outcome.end_ms)
+        state.status_final = True
+        state.save()
+        return True
+
+    def _conclude(self) -> bool:
+        """At the last call queue what is sent last, and files refused before once more; then call it complete."""
+        state = self.state
+        if not (self.last_call and state.status_final) or state.complete:
+            return False
+        if not self._closing:
+            self._closing = True
+            self._enqueue([self.run.log.name] if self.run.log.exists() else [])
+            self._enqueue([MODEL_FOLDER] if (self.run.path / MODEL_FOLDER / "MLmodel").is_file() else [])
+            self._enqueue(what.removeprefix("file ") for what in state.refused if what.startswith("file "))
+            return True
+        if not state.pending:
+            state.complete = True
+            state.save()
+        return False
+
+    # Files -----------------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, paths: Iterable[str]) -> None:
+        self.state.pending = list(dict.fromkeys([*self.state.pending, *paths]))
+
+    def _upload(self, store: Store) -> bool:
+        """Upload one file, or find out that the next in line needs no upload; False when there is none, or no luck."""
+        state = self.state
+        if not state.pending:
+            return False
+        path = state.pending[0]
+        try:
+            if path == MODEL_FOLDER:
+                self._upload_model(store)
+            else:
+                self._upload_from(store, path)
+        except RefusedError as error:
+            self._refuse({f"file {path}": str(error)})
+            self._queue.clear()
+        except OutageError as error:
+            self.trouble = str(error)
+            self._upload_at = time.monotonic() + self._upload_backoff
+            self._upload_backoff = min(2 * self._upload_backoff, _UPLOAD_BACKOFF_SEC[1])
+            return False
+        else:
+            self.trouble = ""
+            self._upload_backoff = _UPLOAD_BACKOFF_SEC[0]
+            if not self._queue:
+                state.refused = {what: why for what, why in state.refused.items() if what != f"file {path}"}
+        if not self._queue:
+            state.pending = [other for other in state.pending if other != path]
+        state.save()
+        return True
+
+    def _upload_from(self, store: Store, path: str) -> None:
+        """Upload the next changed file of an announced path; the queue is empty when all of them are there."""
+        if not self._queue:
+            digests = {name: _sha256(self.run.path / name) for name in self._files_of(path)}
+            self._queue = [item for item in digests.items() if self.state.uploaded.get(item[0]) != item[1]]
+            if not self._queue:
+                return
+        name, digest = self._queue[0]
+        store.upload(self.state.mlflow_run_id, self.run.path / name, name)
+        self.state.uploaded = {**self.state.uploaded, name: digest}
+        self._queue.pop(0)
+
+    def _files_of(self, path: str) -> list[str]:
+        root = self.run.path.resolve()
+        target = (root / path).resolve()
+        if root not in target.parents:
+            raise RefusedError("it is not inside the run's folder")
+        if target.is_file():
+            return [path]
+        files = [file for file in sorted(target.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        if not files:
+            raise RefusedError("it is gone from the run's folder")
+        return [file.relative_to(root).as_posix() for file in files]
+
+    def _upload_model(self, store: Store) -> None:
+        state, folder = self.state, self.run.path / MODEL_FOLDER
+        if not (folder / "MLmodel").is_file():
+            raise RefusedError("it is gone from the run's folder")
+        names = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "MLmodel"]
+        digest = hashlib.sha256("".join(f"{file}\0{_sha256(file)}\0" for file in names).encode()).hexdigest()
+        sent = state.uploaded.get(MODEL_FOLDER)
+        if sent == digest:
+            return
+        if sent is not None or not state.model_id:
+            state.uploaded = {name: sent for name, sent in state.uploaded.items() if name != MODEL_FOLDER}
+            state.model_id = store.open_model(state.experiment_id, state.mlflow_run_id)
+            state.save()
+        steps = (event["step"] for event, _ in read_journal(self.run.journal) if event["kind"] == "metrics")
+        store.send_model(state.model_id, state.mlflow_run_id, folder, max(steps, default=0))
+        state.uploaded = {**state.uploaded, MODEL_FOLDER: digest}
+
+
+def _base_tags(record: dict[str, object], folder: Path) -> dict[str, str]:
+    params, git = record["params"], record["git"]
+    assert isinstance(params, dict)
+    assert isinstance(git, dict)
+    tags = {
+        "mlflow.user": record["user"],
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": record["command"],
+        "mlflow.source.git.commit": git["commit"],
+        "mlflow.source.git.branch": git["branch"],
+        "encoder": params.get("encoder.name"),
+        "dataset": params.get("data.dataset"),
+        "spec_hash": record["spec_hash"],
+        "group_hash": record["group_hash"],
+        "git_commit": git["commit"],
+        "git_dirty": str(git["dirty"]).lower() if git["commit"] else "",
+        "host": record["host"],
+        "saccade.folder": str(folder),
+    }
+    return {key: str(value) for key, value in tags.items() if value}
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,95 @@
+"""shipping.json of a run: what of it is on the tracking server. Written by whoever holds the run's supervisor lock."""
+
+import json
+import threading
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Self
+
+from saccade import atomic
+from saccade.errors import RunError
+from saccade.run_dir import SHIPPING_FILE
+
+__all__ = ["Outcome", "ShippingState", "attempted_offset"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    status: str
+    """FINISHED, FAILED or KILLED."""
+    end_ms: int
+    """When, unix ms."""
+    tags: dict[str, str]
+    """Why: exit code, signal, last words."""
+
+
+@dataclass(kw_only=True)
+class ShippingState:
+    """What of a run is on the tracking server, and what became of the run."""
+
+    folder: Path
+    """The run's folder; not in the file."""
+    tracking_uri: str = ""
+    """The server or database, without credentials."""
+    experiment: str = ""
+    experiment_id: str = ""
+    mlflow_run_id: str = ""
+    offset: int = 0
+    """Bytes of the journal that are done with: on the server, refused by it, or in `pending`."""
+    attempted: int = 0
+    """Bytes of the journal that may be on the server; on disk before anything is sent."""
+    pending: list[str] = field(default_factory=list)
+    """Files and folders still to be uploaded, relative to the run's folder."""
+    uploaded: dict[str, str] = field(default_factory=dict)
+    """Files on the server: relative path -> sha256."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """What the server does not take, and why: `metric <key>`, `tag <key>` or `file <path>`."""
+    model_id: str = ""
+    outcome: Outcome | None = None
+    """None while the run goes on, or when nobody saw its end."""
+    status_final: bool = False
+    """The server shows the outcome."""
+    complete: bool = False
+    """Nothing is left to be sent."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read a run's shipping.json; None when it has none.
+
+        Raises:
+            RunError: It is damaged.
+        """
+        path = folder / SHIPPING_FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            outcome = content.pop("outcome")
+            names = {item.name for item in fields(cls)} - {"folder", "outcome"}
+            return cls(
+                folder=folder,
+                outcome=Outcome(**outcome) if outcome else None,
+                **{key: value for key, value in content.items() if key in names},
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RunError(
+                f"{path}: cannot be read ({error!r}); restore it, or remove it to track in a new run"
+            ) from None
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def save(self) -> None:
+        """Write shipping.json; from any thread."""
+        with self._lock:
+            content = asdict(self)
+            del content["folder"]
+            atomic.write_text(self.folder / SHIPPING_FILE, json.dumps(content, indent=1) + "\n")
+
+
+def attempted_offset(folder: str | Path) -> int:
+    """Bytes of a run's journal that may have reached the server: what a resume has to keep (see `saccade.journal`)."""
+    state = ShippingState.load(Path(folder))
+    return state.attempted if state is not None else 0

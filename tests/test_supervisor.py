@@ -1,0 +1,345 @@
+"""Supervised runs on the local SQLite store: the status is true in every ending, no point is lost or doubled."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saccade.errors import RunError
+from saccade.journal import last_attempt
+from saccade.run_dir import BusyError, RunDir, create_run, update_run
+from saccade.spec import PretrainSpec, Spec
+from saccade.supervisor import supervise
+from saccade.tracking.address import local_uri
+from saccade.tracking.shipping_state import ShippingState
+from saccade.tracking.store import Store
+from saccade.tracking.sync import reconcile, sync_run
+
+# MLflow's own use of SQLAlchemy
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+
+STUB = Path(__file__).with_name("trainer_stub.py")
+Action = list[Any]
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite store with its tables, which take seconds to make."""
+    folder = tmp_path_factory.mktemp("store")
+    Store(local_uri(folder), folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def root(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
+def run(root: Path) -> RunDir:
+    return create_run(root, Spec(name="toy"), ["saccade", "run", "toy.yaml"])
+
+
+def command(*actions: Action) -> list[str]:
+    return [sys.executable, str(STUB), json.dumps(actions)]
+
+
+def train(run: RunDir, *actions: Action, resume: bool = False, **options: Any) -> int:
+    options = {"tracking_uri": None, "experiment": "tests", "patience_sec": 20.0} | options
+    return supervise(run, resume=resume, command=command(*actions), **options)
+
+
+def tracked(run: RunDir) -> Any:
+    """The MLflow run, which must be the only one of this run."""
+    found = Store(local_uri(run.root), run.root).client.search_runs(["0", "1"], f"tags.`saccade.run_id` = '{run.id}'")
+    assert len(found) == 1
+    return found[0]
+
+
+def history(run: RunDir, key: str) -> list[tuple[int, float]]:
+    """Every point of a metric, doubles included."""
+    client = Store(local_uri(run.root), run.root).client
+    return sorted((point.step, point.value) for point in client.get_metric_history(tracked(run).info.run_id, key))
+
+
+def curve(last: int) -> list[tuple[int, float]]:
+    return [(step, 1 / step) for step in range(1, last + 1)]
+
+
+def when(condition: Callable[[], bool], act: Callable[[], object]) -> threading.Thread:
+    """Do something as soon as something holds, while the main thread supervises."""
+
+    def wait() -> None:
+        while not condition():
+            time.sleep(0.02)
+        act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def lines(run: RunDir) -> int:
+    return run.journal.read_bytes().count(b"\n") if run.journal.exists() else 0
+
+
+def test_success(run: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
+    code = train(
+        run,
+        ["tags", {"encoder": "r3d", "device": "cpu"}],
+        ["stage", "pretrain"],
+        ["train", 12],
+        ["file", "clusters/epoch_0001/assignments.csv", "1,2"],
+        ["file", "summary.md", "# Toy\n\n![loss](figures/loss.png)\n"],
+        ["print", "half way"],
+    )
+    assert code == 0
+    found = tracked(run)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "toy"
+    assert history(run, "pretrain/loss") == curve(12)
+    assert found.data.params["pretrain.epochs"] == "300"
+    assert len(found.data.params) == len(run.record()["params"])
+    tags = found.data.tags
+    assert (tags["stage"], tags["encoder"], tags["device"], tags["attempt"]) == ("pretrain", "r3d", "cpu", "1")
+    assert tags["mlflow.note.content"] == (
+        f"# Toy\n\n![loss](get-artifact?path=figures/loss.png&run_uuid={found.info.run_id})\n"
+    )
+    assert "saccade.failure" not in tags
+    for name in ("spec.yaml", "environment.txt", "trainer.log", "summary.md", "clusters/epoch_0001/assignments.csv"):
+        copy = run.root / "mlartifacts" / found.info.run_id / "artifacts" / name
+        assert copy.read_bytes() == (run.path / name).read_bytes(), name
+    state = ShippingState.load(run.path)
+    assert state is not None
+    assert state.complete
+    assert state.offset == state.attempted == run.journal.stat().st_size
+    said = capfd.readouterr().err
+    assert f"saccade: run {run.id} in {run.path}\n" in said
+    assert f"tracked at {local_uri(run.root)}, experiment 'tests'\n" in said
+    assert "half way\n" in said
+    assert f"run {run.id} finished; see it with: saccade ui --runs {run.root}\n" in said
+
+
+def test_an_exception_is_a_failure(run: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train(run, ["train", 3], ["print", "10%\r50%\r\x1b[31m90%\x1b[0m"], ["raise"]) == 1
+    found = tracked(run)
+    assert found.info.status == "FAILED"
+    assert history(run, "pretrain/loss") == curve(3)
+    assert found.data.tags["saccade.exit_code"] == "1"
+    assert found.data.tags["saccade.failure"].startswith("90%\nTraceback (most recent call last):\n")
+    assert found.data.tags["saccade.failure"].endswith("\nValueError: the loss is gone")
+    said = capfd.readouterr().err
+    assert f"failed (exit code 1); its output is in {run.log}; go on with: saccade run --resume {run.id}" in said
+
+
+def test_other_exit_codes(run: RunDir) -> None:
+    assert train(run, ["exit", 7]) == 1
+    assert tracked(run).info.status == "FAILED"
+    assert tracked(run).data.tags["saccade.ended"] == "exit code 7"
+
+
+def test_a_mistake_gets_its_one_line(run: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train(run, ["mistake"]) == 2
+    assert tracked(run).info.status == "FAILED"
+    assert tracked(run).data.tags["saccade.failure"] == "error: data/toy: no such dataset; run saccade data toy"
+    assert capfd.readouterr().err.splitlines()[2:] == ["error: data/toy: no such dataset; run saccade data toy"]
+
+
+def test_a_killed_trainer(run: RunDir) -> None:
+    assert train(run, ["train", 6], ["kill"]) == 1
+    found = tracked(run)
+    assert found.info.status == "FAILED"
+    assert found.data.tags["saccade.signal"] == "SIGKILL"
+    assert found.data.tags["saccade.ended"] == "killed by SIGKILL"
+    assert history(run, "pretrain/loss") == curve(6)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda item: str(item)
+)
+def test_being_asked_to_stop(run: RunDir, number: signal.Signals, code: int, capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(number)
+    when(lambda: lines(run) > 3, lambda: os.kill(os.getpid(), number))
+    assert train(run, ["train", 3], ["wait"]) == code
+    found = tracked(run)
+    assert found.info.status == "KILLED"
+    assert found.data.tags["saccade.ended"] == f"stopped by {number.name}"
+    assert history(run, "pretrain/loss") == curve(3)
+    assert json.loads(run.journal.read_text().splitlines()[-1])["status"] == "stopped"
+    assert f"run {run.id} stopped; go on with: saccade run --resume {run.id}" in capfd.readouterr().err
+    assert signal.getsignal(number) == before
+
+
+def test_a_trainer_that_was_sent_sigterm_itself(run: RunDir) -> None:
+    def stop() -> None:
+        pid = json.loads((run.path / "trainer.pid").read_text())
+        os.kill(pid, signal.SIGTERM)
+
+    pid = "import os, pathlib, sys; pathlib.Path(sys.argv[-1], 'trainer.pid').write_text(str(os.getpid()));"
+    code = f"{pid} sys.argv = {['', json.dumps([['stage', 'a'], ['wait']])]!r} + sys.argv[-1:];"
+    code += f"import runpy; runpy.run_path({str(STUB)!r}, run_name='__main__')"
+    when(lambda: lines(run) > 1, stop)
+    assert (
+        supervise(run, resume=False, tracking_uri=None, experiment="tests", command=[sys.executable, "-c", code]) == 143
+    )
+    assert tracked(run).info.status == "KILLED"
+
+
+def test_a_second_ctrl_c_kills(run: RunDir) -> None:
+    def press_twice() -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+
+    when(lambda: lines(run) > 1, press_twice)
+    began = time.monotonic()
+    assert train(run, ["stage", "a"], ["sleep", 60]) == 130  # It looks at its stop request after a minute only.
+    assert time.monotonic() - began < 30
+    assert tracked(run).info.status == "KILLED"
+
+
+def test_the_trainer_knows_nothing_of_the_server(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    assert train(run, ["environment"]) == 0
+    assert run.log.read_text() == "{'SACCADE_SUPERVISED': '1'}\n"
+
+
+def test_names_that_mlflow_refuses_do_not_hold_up_the_rest(run: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
+    actions = [["metrics", {"a": step, "bad@key": step, "b": step, "c(d)": step}, step] for step in range(5)]
+    assert train(run, *actions, ["artifact", "gone.txt"], ["artifact", "../spec.yaml"], ["file", "good.txt", "x"]) == 0
+    assert [value for _, value in history(run, "a")] == [0, 1, 2, 3, 4]
+    assert [value for _, value in history(run, "b")] == [0, 1, 2, 3, 4]
+    state = ShippingState.load(run.path)
+    assert state is not None
+    assert sorted(state.refused) == ["file ../spec.yaml", "file gone.txt", "metric bad@key", "metric c(d)"]
+    assert "good.txt" in state.uploaded
+    assert state.complete
+    said = capfd.readouterr().err
+    assert said.count("refuses metric bad@key") == 1
+    assert said.count("file gone.txt") == 1
+
+
+def test_values_that_are_not_finite(run: RunDir) -> None:
+    assert train(run, ["metrics", {"a": float("inf"), "b": float("-inf"), "c": float("nan")}, 7]) == 0
+    for key in "abc":
+        ((step, value),) = history(run, key)
+        assert (step, value != value) == (7, True)
+    tags = tracked(run).data.tags
+    assert tags["saccade.infinite.a"] == "+inf at step 7"
+    assert tags["saccade.infinite.b"] == "-inf at step 7"
+    assert "saccade.infinite.c" not in tags
+
+
+@pytest.mark.parametrize("shipped", [True, False], ids=["shipped beyond the mark", "not shipped"])
+def test_killed_and_resumed_is_one_clean_curve(run: RunDir, shipped: bool) -> None:
+    assert train(run, ["train", 30, {"die_at": 18, "shipped": shipped}]) == 1
+    assert json.loads((run.path / "checkpoint.json").read_text())["step"] == 15
+    first = tracked(run)
+    if shipped:
+        assert history(run, "pretrain/loss") == curve(18)
+    with open(run.journal, "ab") as journal:
+        journal.write(b'{"t": 1, "kind": "metr')  # A torn line
+
+    update_run(run, Spec(name="toy", pretrain=PretrainSpec(epochs=301)), ["saccade", "run", "--resume", run.id])
+    assert train(run, ["train", 30], resume=True) == 0
+    assert history(run, "pretrain/loss") == curve(30)
+    assert history(run, "epoch") == [(step, step // 5) for step in range(1, 31)]
+    found = tracked(run)
+    assert found.info.run_id == first.info.run_id
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["attempt"] == "2"
+    assert not {"saccade.failure", "saccade.signal", "saccade.ended", "saccade.exit_code"} & found.data.tags.keys()
+    assert found.data.params["pretrain.epochs"] == "300"
+    assert found.data.tags["override.pretrain.epochs"] == "301"
+    assert (run.path / "spec.attempt1.yaml").exists()
+
+
+def test_a_supervisor_killed_outright(run: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
+    program = "import sys; from pathlib import Path; from saccade.run_dir import RunDir; "
+    program += "from saccade.supervisor import supervise; run, *command = sys.argv[1:]; "
+    program += "supervise(RunDir(Path(run)), resume=False, tracking_uri=None, experiment='tests', command=command)"
+    actions = [["train", 5], ["await_shipped"], ["stage", "shipped"], ["wait"]]
+    supervisor = subprocess.Popen([sys.executable, "-c", program, str(run.path), *command(*actions)])
+    try:
+        while b"shipped" not in (run.journal.read_bytes() if run.journal.exists() else b""):
+            assert supervisor.poll() is None
+            time.sleep(0.05)
+        assert reconcile(run.root) == []  # It lives, so nothing is to be put right.
+        with pytest.raises(BusyError, match=rf"is being supervised by pid {supervisor.pid}"):
+            sync_run(run)
+        with pytest.raises(BusyError):
+            train(run, ["stage", "b"])
+    finally:
+        supervisor.kill()
+        supervisor.wait()
+    assert tracked(run).info.status == "RUNNING"
+    while json.loads(run.journal.read_text().splitlines()[-1])["kind"] != "end":  # The trainer stops by itself.
+        time.sleep(0.05)
+    said: list[str] = []
+    assert reconcile(run.root, say=said.append) == [run.id]
+    assert said == [f"saccade: run {run.id} of before is tracked to its end now: KILLED"]
+    found = tracked(run)
+    assert found.info.status == "KILLED"
+    assert found.data.tags["saccade.ended"] == "supervisor died"
+    assert found.info.end_time == json.loads(run.journal.read_text().splitlines()[-1])["t"]
+    assert history(run, "pretrain/loss") == curve(5)
+    assert reconcile(run.root) == []
+
+
+def test_a_deleted_experiment_stops_before_training(root: Path, run: RunDir) -> None:
+    store = Store(local_uri(root), root)
+    store.client.delete_experiment(store.open_experiment("tests"))
+    with pytest.raises(RunError, match="the MLflow experiment 'tests' was deleted; restore it") as caught:
+        train(run, ["stage", "a"])
+    assert "\n" not in str(caught.value)
+    assert not run.journal.exists()
+    assert reconcile(root) == []
+
+
+def test_a_deleted_run_is_not_gone_on_with(root: Path, run: RunDir) -> None:
+    assert train(run, ["train", 5]) == 0
+    mlflow_run_id = tracked(run).info.run_id
+    Store(local_uri(root), root).client.delete_run(mlflow_run_id)
+    with pytest.raises(
+        RunError, match=rf"run {mlflow_run_id} was deleted; restore it there, or remove .*shipping.json"
+    ):
+        train(run, ["train", 6], resume=True)
+    assert last_attempt(run.journal) == 1
+    (run.path / "shipping.json").unlink()
+    assert train(run, ["train", 7], resume=True) == 0
+    assert history(run, "pretrain/loss") == curve(7)  # All of it, in the new run
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "ftp://host/x", "http://"])
+def test_addresses_that_nothing_can_be_tracked_at(run: RunDir, uri: str) -> None:
+    with pytest.raises(RunError, match=r"tracking.uri: cannot track at '.*'; give http://HOST:PORT"):
+        train(run, ["stage", "a"], tracking_uri=uri)
+
+
+def test_ctrl_c_before_training_starts_no_trainer(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saccade.supervisor._await_tracking", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    assert train(run, ["stage", "a"]) == 130
+    assert not run.journal.exists()
+    assert tracked(run).info.status == "KILLED"
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left() -> Iterator[None]:
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "shipper":
+            thread.join(10)
+            assert not thread.is_alive()
