@@ -1,0 +1,177 @@
+"""A run killed anywhere and resumed is, bit for bit, the run that was never killed; in its files and in MLflow."""
+
+import json
+import multiprocessing
+import random
+import runpy
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from saccade.datasets.toy import write_toy
+from saccade.journal import read_journal
+from saccade.run_dir import RunDir, create_run
+from saccade.spec_reader import parse_spec
+from saccade.supervisor import supervise
+
+TRAINER = Path(__file__).parent / "trainer_that_dies.py"
+KILLED = -9
+
+SPEC = """
+name: resume
+data: {{root: {root}, dataset: toy}}
+clip: {{frames: 4, size: 16, eval_crop: 40}}
+saccade: {{focus_num: 2}}
+encoder: {{width: 4}}
+contrast: {{num_negatives: 8, projection_dim: 8}}
+prototypes: {{num_clusters: [3, 4], warmup_epoch: 1, every_epochs: 2, iterations: 3, restarts: 2}}
+pretrain: {{epochs: 4, batch_size: 4, schedule: cosine}}
+evaluation: {{retrieval: {{clips: 2, topk: [1, 5]}}}}
+checkpoint: {{every_steps: 3, keep_every_epochs: 2}}
+engine: {{device: cpu, precision: fp32, workers: 0, threads: 1}}
+tracking: {{log_every_steps: 3}}
+"""
+STEPS = 16  # 4 epochs of 16 videos in batches of 4; a clustering after epoch 2
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_toy(root, train_per_class=2, test_per_class=1, frames=16, height=48, width=64, workers=1)
+    return root
+
+
+def new_run(folder: Path, data: Path) -> RunDir:
+    return create_run(folder / "runs", parse_spec(SPEC.format(root=data), "resume.yaml"), ["saccade", "run"])
+
+
+def attempt(run: RunDir, place: str = "never", number: int = 1) -> None:
+    """One life of the trainer, forked from a process that has imported everything once: imports are most of a tiny run."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["saccade.runner"])
+    process = context.Process(target=runpy.run_path, args=(str(TRAINER),), kwargs={"run_name": f"{place} {number} {run.path}"})
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == (0 if place == "never" else KILLED)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, data: Path) -> RunDir:
+    run = new_run(tmp_path_factory.mktemp("unbroken"), data)
+    attempt(run)
+    return run
+
+
+def points(run: RunDir) -> list[tuple[str, int, float]]:
+    """Every logged point but those that measure time."""
+    return [
+        (name, event["step"], value)
+        for event, _ in read_journal(run.journal)
+        if event["kind"] == "metrics"
+        for name, value in event["values"].items()
+        if not name.startswith("perf/")
+    ]
+
+
+def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}/{key}")
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            yield from leaves(inner, f"{path}/{place}")
+    else:
+        yield path, value
+
+
+def assert_same_run(run: RunDir, other: RunDir) -> None:
+    for name in ("checkpoints/last.pt", "checkpoints/epoch_0002.pt", "checkpoints/epoch_0004.pt"):
+        states = [torch.load(r.path / name, weights_only=True) for r in (run, other)]
+        for state in states:
+            del state["mark"]  # bytes of a journal, in which times stand
+        first, second = (dict(leaves(state)) for state in states)
+        assert first.keys() == second.keys()
+        for path, value in first.items():
+            same = torch.equal(value, second[path]) if isinstance(value, torch.Tensor) else value == second[path]
+            assert same, f"{name}{path} differs"
+    assert sorted(points(run)) == sorted(points(other))
+    files = ["encoder/encoder.safetensors", *(f"clusters/epoch_0002/{n}" for n in ("assignments.parquet", "centroids_0.npy"))]
+    for name in files:
+        assert (run.path / name).read_bytes() == (other.path / name).read_bytes(), name
+
+
+def assert_each_point_once(run: RunDir) -> None:
+    counts = Counter((name, step) for name, step, _ in points(run))
+    assert counts.most_common(1)[0][1] == 1
+    logged = {step for name, step in counts if name == "pretrain/loss"}
+    assert logged == {3, 6, 9, 12, 15, 16}
+
+
+def test_an_unbroken_run_has_trained(unbroken: RunDir) -> None:
+    assert_each_point_once(unbroken)
+    assert torch.load(unbroken.path / "checkpoints/last.pt", weights_only=True)["learner"]["step"] == STEPS
+    assert {name.split("/")[0] for name, _, _ in points(unbroken)} >= {"pretrain", "clusters", "test", "baseline", "optim"}
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [
+        # each at another moment of one run's life, one after the other
+        [("step", 2), ("checkpoint", 2), ("clustering", 1), ("record", 1), ("renamed", 2), ("evaluate", 1), ("export", 1)],
+        # before the first checkpoint, then in the first after it
+        [("checkpoint", 1), ("renamed", 1)],
+        "random",
+    ],
+    ids=["every place", "first checkpoint", "random steps"],
+)
+def test_a_killed_run_ends_as_if_it_had_not_been(
+    kills: list[tuple[str, int]] | str, tmp_path: Path, data: Path, unbroken: RunDir
+) -> None:
+    if kills == "random":
+        rng = random.Random()
+        # At least 3: an attempt that dies sooner may not get beyond the checkpoint that it began from.
+        kills = [("step", rng.randint(3, 5)) for _ in range(3)]
+        print("killed at", kills)  # shown when it fails
+    run = new_run(tmp_path, data)
+    for place, number in kills:
+        attempt(run, place, number)
+    attempt(run)
+    assert_same_run(run, unbroken)
+    assert_each_point_once(run)
+
+
+def test_mlflow_holds_each_point_once_after_a_kill_and_a_resume(
+    tmp_path: Path, data: Path, unbroken: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = new_run(tmp_path, data)
+
+    def supervised(place: str, number: int, resume: bool) -> int:
+        command = [sys.executable, str(TRAINER), place, str(number)]
+        return supervise(run, resume=resume, tracking_uri=None, experiment="resume", command=command)
+
+    # Dies in step 12 with step 9 as its last checkpoint, having logged nothing since: then between 12 and 15.
+    assert supervised("step", 12, False) == 1
+    assert supervised("step", 5, True) == 1
+    assert supervised("never", 1, True) == 0
+    assert_same_run(run, unbroken)
+
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{run.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("resume")
+    assert experiment is not None
+    tracked = client.search_runs([experiment.experiment_id])
+    assert [r.info.status for r in tracked] == ["FINISHED"]
+    shipped = [
+        (metric.key, metric.step, metric.value)
+        for key in tracked[0].data.metrics
+        if not key.startswith("perf/")
+        for metric in client.get_metric_history(tracked[0].info.run_id, key)
+    ]
+    assert sorted(shipped) == sorted(points(unbroken))
+    assert json.loads((run.path / "shipping.json").read_text())["complete"]
