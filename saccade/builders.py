@@ -77,9 +77,7 @@ def build_fixation_clips(spec: Spec) -> FirstViews:
 
 def build_retrieval_clips(spec: Spec) -> EvenClips:
     """The clips of an evaluation."""
-    return EvenClips(
-        clip_frames=spec.clip.frames, num_clips=spec.evaluation.retrieval.clips, crop=spec.clip.eval_crop
-    )
+    return EvenClips(clip_frames=spec.clip.frames, num_clips=spec.evaluation.retrieval.clips, crop=spec.clip.eval_crop)
 
 
 def build_learner(spec: Spec, num_videos: int, machine: Machine) -> Learner:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import struct
 import zipfile
 import zlib
@@ -52,13 +53,18 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def link_checkpoint(source: Path, target: Path) -> None:
-    """Keep the file that is now `source` as `target` too, without writing it twice.
+    """Keep the file that is now `source` as `target` too, without writing it twice where the file system can.
 
     `source` is only ever replaced by a rename, so the kept file does not change with it.
     """
     temporary = target.with_name(target.name + ".tmp")
     temporary.unlink(missing_ok=True)
-    os.link(source, temporary)
+    try:
+        os.link(source, temporary)
+    except OSError:  # some file systems (exFAT, network mounts) have no hard links
+        shutil.copyfile(source, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
     temporary.replace(target)
     _sync_folder(target.parent)
 

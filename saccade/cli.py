@@ -1,4 +1,4 @@
-"""The `saccade` command. Each subcommand is thin; what is heavy is imported inside it, so that `--help` answers at once."""
+"""The `saccade` command. Subcommands are thin; what is heavy is imported inside them, so `--help` answers at once."""
 
 import sys
 from pathlib import Path
@@ -26,15 +26,17 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a setting, as pretrain.learning_rate=0.05; repeatable."),
 ]
-RunsRoot = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
+RunsRoot = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="Folder that holds the runs.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Parallel workers; default: one per core.")]
 
 
 @app.command()
 def run(
-    spec: Annotated[Path | None, typer.Argument(help="Experiment spec, a YAML file.", metavar="[SPEC]")] = None,
+    spec: Annotated[Path | None, typer.Argument(help="Experiment spec, a YAML file.", metavar="SPEC")] = None,
     overrides: Overrides = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run: its id, folder or MLflow id.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a run: its id, folder or MLflow id.")
+    ] = None,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
     """Train and evaluate as the spec says, tracked in MLflow; Ctrl-C stops in good order, --resume goes on."""
@@ -56,14 +58,16 @@ def validate(spec: SpecPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def schema(out: Annotated[Path, typer.Argument(help="Where to write it; - for standard output.")] = Path("-")) -> None:
+def schema(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write it; - for standard output.")] = Path("-"),
+) -> None:
     """Write the JSON Schema of specs, for completion and checks in editors."""
     from saccade.spec_reader import json_schema
 
     if str(out) == "-":
-        typer.echo(json_schema())
+        typer.echo(json_schema(), nl=False)
     else:
-        _write(out, json_schema() + "\n")
+        _write(out, json_schema())
 
 
 @app.command()
@@ -71,7 +75,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
-    """Open the MLflow UI on the runs of this machine; where $MLFLOW_TRACKING_URI names a server, say where its UI is."""
+    """Open the MLflow UI on this machine's runs; where $MLFLOW_TRACKING_URI names a server, say where its UI is."""
     from saccade.tracking.ui import serve_ui
 
     raise typer.Exit(serve_ui(runs_root, port=port))
@@ -79,8 +83,8 @@ def ui(
 
 @app.command("import-weights")
 def import_weights(
-    published: Annotated[Path, typer.Argument(help="A checkpoint file of the published release.")],
-    out: Annotated[Path, typer.Argument(help="File to write, OUT.safetensors.")],
+    published: Annotated[Path, typer.Argument(metavar="PUBLISHED", help="A checkpoint file of the published release.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write, such as r3d.safetensors.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT when it exists.")] = False,
 ) -> None:
     """Convert published weights to a file for `saccade.load_encoder`, executing nothing of theirs."""
@@ -91,7 +95,9 @@ def import_weights(
 
 @data.command()
 def toy(
-    root: Annotated[Path, typer.Argument(help="Folder that holds the datasets; the set goes to ROOT/toy.")],
+    root: Annotated[
+        Path, typer.Argument(metavar="ROOT", help="Folder that holds the datasets; the set goes to ROOT/toy.")
+    ],
     seed: Annotated[int, typer.Option(min=0)] = 632,
     workers: Workers = None,
 ) -> None:
@@ -103,10 +109,18 @@ def toy(
 
 @data.command()
 def prepare(
-    videos: Annotated[Path, typer.Argument(help="Folder with a folder of videos for each class.")],
-    out: Annotated[Path, typer.Argument(help="The dataset's folder, ROOT/NAME; in a spec: data.root and data.dataset.")],
-    splits: Annotated[Path | None, typer.Option(help="Folder of official split files (UCF101 or HMDB51 style).")] = None,
-    test: Annotated[list[str] | None, typer.Option(help="Without split files: test videos by name, as 'lena_*'; repeatable.")] = None,
+    videos: Annotated[Path, typer.Argument(metavar="VIDEOS", help="Folder with a folder of videos for each class.")],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="The dataset's folder, ROOT/NAME: data.root and data.dataset of a spec."),
+    ],
+    splits: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Official split files (UCF101 or HMDB51 style).")
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Without split files: test videos by name, as 'lena_*'; repeatable."),
+    ] = None,
     short_side: Annotated[int, typer.Option(min=16, help="Short side of the frames, px.")] = 256,
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality.")] = 95,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave broken videos out, and list them.")] = False,
@@ -130,7 +144,9 @@ def prepare(
 
 @runs.command()
 def sync(
-    run: Annotated[str | None, typer.Argument(help="A run's id, folder or MLflow id; default: every run.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run's id, folder or MLflow id; default: every run.")
+    ] = None,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
     """Ship to MLflow what it has not got yet, and put the status of runs right whose supervisor died."""
@@ -149,10 +165,23 @@ def _write(path: Path, text: str) -> None:
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except SaccadeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except typer.TyperException as error:
+        print(_usage_error(error), file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code)
+
+
+def _usage_error(error: typer.TyperException) -> str:
+    """Typer's account of a wrong command line, in one line; the help where it stands for a missing command."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    if message.startswith("Usage:"):
+        return message
+    command = context.command_path if context is not None else "saccade"
+    return f"error: {command}: {' '.join(message.split()).rstrip('.')} (see {command} --help)"
 
 
 if __name__ == "__main__":

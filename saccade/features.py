@@ -46,12 +46,11 @@ def extract_features(
     items = [Item(epoch, index) for index in range(len(dataset))]
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     rows = []
-    bar = progress(desc=desc, unit="video", total=len(items))
-    for samples in make_loader(dataset, batches, workers):
-        clips, masks = render(samples, size=clip_size, device=device)
-        features = encode(clips, masks).float()
-        rows.append(features.view(len(samples), -1, features.shape[-1]).cpu().numpy())
-        bar.update(len(samples))
-        stop.check()
-    bar.close()
+    with progress(desc=desc, unit="video", total=len(items)) as bar:
+        for samples in make_loader(dataset, batches, workers):
+            clips, masks = render(samples, size=clip_size, device=device)
+            features = encode(clips, masks).float()
+            rows.append(features.view(len(samples), -1, features.shape[-1]).cpu().numpy())
+            bar.update(len(samples))
+            stop.check()
     return np.concatenate(rows)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saccade.errors import CheckpointError
 from saccade.models.encoder import Encoder
 from saccade.models.heads import Projection, PropagationHead
 from saccade.prototypes import Prototypes
@@ -131,7 +132,16 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's state."""
+        """Go on from a checkpoint's state.
+
+        Raises:
+            CheckpointError: When it is of another number of videos, fixations or channels.
+        """
+        if state["memory"].shape != self.memory.shape:
+            raise CheckpointError(
+                f"the checkpoint's memory bank is {list(state['memory'].shape)}, but this run's is "
+                f"{list(self.memory.shape)} [videos x focus_num, channels]; resume a run with its own spec and dataset"
+            )
         for name, module in self._modules().items():
             module.load_state_dict(state["networks"][name])
         self.memory.copy_(state["memory"])

@@ -1,7 +1,7 @@
 """The three losses of the method and the memory's update, as pure functions in fp32.
 
-Source: Lai et al., "Self-supervised Video Representation Learning via Capturing Semantic Changes Indicated by Saccades",
-IEEE TCSVT 2023, doi 10.1109/TCSVT.2023.3290938.
+Source: Lai et al., "Self-supervised Video Representation Learning via Capturing Semantic Changes Indicated by
+Saccades", IEEE TCSVT 2023, doi 10.1109/TCSVT.2023.3290938.
 
 Shapes: M clips in a batch (B videos x V = 2F clips), D dimensions of the projection, S rows of the memory in use, K
 negatives, P prototypes; B videos, C channels and N positions (F * t * h * w) of a feature map.
@@ -23,7 +23,7 @@ __all__ = [
 def saccade_contrast_loss(
     projected: Tensor, projected_memory: Tensor, own: Tensor, negatives: Tensor, *, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Loss 1: tell the memory slot of a clip's own fixation from K drawn ones; other fixations of its video count as such.
+    """Loss 1: tell the memory slot of a clip's own fixation from K drawn ones, other fixations of its video among them.
 
     Args:
         projected: Normalised projections of the clips, `[M, D]`.

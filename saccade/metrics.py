@@ -25,7 +25,7 @@ def hit_at_k(
 
 
 def cluster_agreement(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Adjusted Rand index (0 chance, 1 equal) and normalised mutual information (0 to 1) of two clusterings, `[N]` each."""
+    """Adjusted Rand index (0 chance, 1 equal) and normalised mutual information (0 to 1) of two clusterings `[N]`."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score  # 1 s to import, seldom needed
 
     return float(adjusted_rand_score(first, second)), float(normalized_mutual_info_score(first, second))

@@ -109,34 +109,33 @@ def pretrain(
     """
     learner.train()
     clock = _Clock()
-    bar = progress(desc="pre-training", unit="step", total=timetable.steps, initial=learner.step)
-    for samples in clock.waiting(batches):
-        step = learner.step + 1
-        if timetable.clusters_before(step):
-            learner.set_prototypes(cluster(timetable.epoch(learner.step)))
-            learner.train()
-        epoch = timetable.epoch(step)
-        rate = timetable.rate(epoch)
-        learner.set_rates(rate, timetable.projection_lr_ratio)
+    with progress(desc="pre-training", unit="step", total=timetable.steps, initial=learner.step) as bar:
+        for samples in clock.waiting(batches):
+            step = learner.step + 1
+            if timetable.clusters_before(step):
+                learner.set_prototypes(cluster(timetable.epoch(learner.step)))
+                learner.train()
+            epoch = timetable.epoch(step)
+            rate = timetable.rate(epoch)
+            learner.set_rates(rate, timetable.projection_lr_ratio)
 
-        clips, masks = render(samples, size=recipe.clip_size, device=learner.device)
-        videos = torch.tensor([sample.index for sample in samples], device=learner.device)
-        metrics = training_step(learner, recipe, clips, masks, videos, machine)
+            clips, masks = render(samples, size=recipe.clip_size, device=learner.device)
+            videos = torch.tensor([sample.index for sample in samples], device=learner.device)
+            metrics = training_step(learner, recipe, clips, masks, videos, machine)
 
-        learner.step = step
-        learner.means.add(metrics)
-        clock.clips += len(clips)
-        bar.update()
-        if timetable.logs(step):
-            values = learner.means.take()
-            bar.set_postfix(epoch=epoch, loss=f"{values['pretrain/loss']:.3f}", refresh=False)
-            journal.metrics({**values, "optim/learning_rate": rate, "epoch": epoch, **clock.take()}, step)
-        leaving = stop.requested  # Read once: a request that comes while saving is for the step after this one.
-        if timetable.saves(step) or leaving:
-            save(epoch)
-        if leaving:
-            stop.check()
-    bar.close()
+            learner.step = step
+            learner.means.add(metrics)
+            clock.clips += len(clips)
+            bar.update()
+            if timetable.logs(step):
+                values = learner.means.take()
+                bar.set_postfix(epoch=epoch, loss=f"{values['pretrain/loss']:.3f}", refresh=False)
+                journal.metrics({**values, "optim/learning_rate": rate, "epoch": epoch, **clock.take()}, step)
+            leaving = stop.requested  # Read once: a request that comes while saving is for the step after this one.
+            if timetable.saves(step) or leaving:
+                save(epoch)
+            if leaving:
+                stop.check()
 
 
 def training_step(
@@ -153,7 +152,7 @@ def training_step(
     slots = (videos[:, None] * recipe.focus_num + fixations).flatten()
     loss, metrics, features = training_losses(learner, recipe, clips, masks, slots, machine)
     if not torch.isfinite(loss):
-        parts = ", ".join(f"{name} = {float(value):.4g}" for name, value in metrics.items() if "loss" in name)
+        parts = ", ".join(f"{name} = {value.item():.4g}" for name, value in metrics.items() if "loss" in name)
         raise RunError(
             f"step {learner.step + 1}: the loss is not finite ({parts}); the last checkpoint is from before. "
             "Try a lower pretrain.learning_rate, or engine.precision=fp32"
@@ -220,7 +219,7 @@ def _memory_rows(learner: Learner, recipe: Recipe, slots: Tensor) -> tuple[Tenso
 
 
 def _candidates(learner: Learner, recipe: Recipe, clustering: int, slots: Tensor) -> Tensor:
-    """Prototypes that take part in the loss, `[P]`: the batch's own, and up to `num_negatives` drawn from the others."""
+    """Prototypes in the loss, booleans `[P]`: the batch's own, and up to `num_negatives` drawn from the others."""
     assignment, centroids, _ = learner.targets[clustering]
     own = assignment[slots]
     order = torch.rand(len(centroids), generator=_generator(recipe, "prototypes", learner.step, clustering))
@@ -233,7 +232,7 @@ def _candidates(learner: Learner, recipe: Recipe, clustering: int, slots: Tensor
 
 
 def _join_views(maps: Tensor, focus_num: int) -> tuple[Tensor, Tensor]:
-    """Maps of clips `[M, C, t, h, w]` to those of first and second views, joined along time: `[B, C, F * t * h * w]` each."""
+    """Maps of clips `[M, C, t, h, w]` to those of first and second views along time: `[B, C, F * t * h * w]` each."""
     _, c, *thw = maps.shape
     views = maps.reshape(-1, 2, focus_num, c, *thw).transpose(2, 3).flatten(3)
     return views[:, 0], views[:, 1]

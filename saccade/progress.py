@@ -31,7 +31,9 @@ class _PlainLines:
         self._stream.flush()
 
 
-def progress(items: Iterable[T] | None = None, *, desc: str, unit: str, total: int | None = None, initial: int = 0) -> Any:
+def progress(
+    items: Iterable[T] | None = None, *, desc: str, unit: str, total: int | None = None, initial: int = 0
+) -> Any:
     """A tqdm bar over `items`, or one to `update()` by hand when `items` is None.
 
     Args:
@@ -46,4 +48,6 @@ def progress(items: Iterable[T] | None = None, *, desc: str, unit: str, total: i
         # Written to a file that the supervisor copies to the terminal, so tqdm cannot find out the width itself.
         columns = None if sys.stderr.isatty() else int(os.environ.get("COLUMNS", "100"))
         return tqdm(items, mininterval=_BAR_SECONDS, file=sys.stderr, ncols=columns, leave=True, **options)
-    return tqdm(items, mininterval=_LINE_SECONDS, maxinterval=_LINE_SECONDS, file=_PlainLines(sys.stderr), ncols=100, **options)
+    return tqdm(
+        items, mininterval=_LINE_SECONDS, maxinterval=_LINE_SECONDS, file=_PlainLines(sys.stderr), ncols=100, **options
+    )

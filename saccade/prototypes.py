@@ -1,6 +1,6 @@
 """Prototypes: faiss k-means over the features of all fixations, with the density of each cluster.
 
-Source: method of Lai et al. 2023 (see losses.py); prototypes and densities after PCL, Li et al., 2021, arXiv:2005.04966.
+Source: Lai et al. 2023 (see losses.py); prototypes and densities after PCL, Li et al., 2021, arXiv:2005.04966.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a run was, what it found, how long it took and how to repeat it: `summary.md`, curves, and a table for the terminal.
+"""What a run was, what it found, how long it took, how to repeat it: `summary.md`, curves, a table for the terminal.
 
 Everything is read back from the journal, so a resumed run reports its whole life.
 """
@@ -18,7 +18,7 @@ __all__ = ["curves_of", "results_table", "stage_seconds", "write_report"]
 _ROWS = {
     "test": "after pre-training",
     "baseline/random_encoder": "before pre-training (random encoder)",
-    "baseline/pixels": "4 x 4 pixels of the mean frame",
+    "baseline/pixels": "4 x 4 pixels of the middle frame",
     "val": "after pre-training, validation videos",
 }
 _CURVES = ("pretrain/", "optim/", "clusters/0/")
@@ -60,7 +60,9 @@ def stage_seconds(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 def results_table(curves: Mapping[str, Series]) -> list[list[str]]:
     """Retrieval scores, a row for each kind of feature, the header first; empty when nothing was evaluated."""
-    ks = sorted(int(name.removeprefix("test/retrieval_top")) for name in curves if name.startswith("test/retrieval_top"))
+    ks = sorted(
+        int(name.removeprefix("test/retrieval_top")) for name in curves if name.startswith("test/retrieval_top")
+    )
     if not ks:
         return []
     table = [["retrieval", *(f"top-{k}" for k in ks)]]
@@ -111,8 +113,8 @@ def write_report(folder: Path, spec: Spec, data: Dataset, machine: str) -> str:
         "",
         f"Saccade-guided pre-training of **{spec.encoder.name}** (width {spec.encoder.width}) on **{data.name}** split "
         f"{spec.data.split}: {len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test "
-        f"videos, {len({video.label for video in data.train})} classes; {spec.pretrain.epochs} epochs of "
-        f"{spec.saccade.focus_num} fixations a video, seed {spec.seed}.",
+        f"videos, {len({video.label for video in data.train})} classes; {_counted(spec.pretrain.epochs, 'epoch')} of "
+        f"{_counted(spec.saccade.focus_num, 'fixation')} a video, seed {spec.seed}.",
         "",
         "## What it found",
         "",
@@ -128,7 +130,7 @@ def write_report(folder: Path, spec: Spec, data: Dataset, machine: str) -> str:
         "## How long it took",
         "",
         ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
-        + f"; {attempts} attempt{'s' if attempts > 1 else ''}; {machine}.",
+        + f"; {_counted(attempts, 'attempt')}; {machine}.",
         "",
         "## How to repeat it",
         "",
@@ -141,6 +143,10 @@ def write_report(folder: Path, spec: Spec, data: Dataset, machine: str) -> str:
             lines += [f"## {words}", "", f"![{words}]({path})", ""]
     (folder / "summary.md").write_text("\n".join(lines), encoding="utf-8")
     return as_text(table) if table else ""
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _duration(seconds: float) -> str:

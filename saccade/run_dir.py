@@ -36,6 +36,7 @@ SHIPPING_FILE = "shipping.json"
 """What of a run is on the tracking server (`saccade.tracking.shipping_state`)."""
 
 _SLUG_LENGTH = 40
+_RECORDED = {"id", "name", "created", "command", "params", "git", "host", "user", "spec_hash", "group_hash"}
 _LOCK_ATTEMPTS, _LOCK_PAUSE_SEC = 5, 0.1
 _open_locks: "weakref.WeakSet[RunLock]" = weakref.WeakSet()
 
@@ -144,8 +145,8 @@ class RunDir:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read ({error}); it is not the folder of a run, or damaged") from None
-        if not isinstance(content, dict):
-            raise RunError(f"{path}: not the record of a run")
+        if not isinstance(content, dict) or not content.keys() >= _RECORDED:
+            raise RunError(f"{path}: not the record of a run: it has to hold {', '.join(sorted(_RECORDED))}")
         return content
 
     def lock(self) -> RunLock:
@@ -215,12 +216,15 @@ def update_run(run: RunDir, spec: Spec, argv: Sequence[str]) -> None:
     Files that change are kept as `<name>.attempt<n>.<suffix>`, n being the last attempt that they were true for.
 
     Raises:
+        BusyError: The run is being trained or supervised.
         RunError: The folder is damaged or cannot be written to.
     """
     record = run.record()
     then = {key: record.get(key) for key in ("started", "command", "git", "host", "user", "python")}
     try:
-        _write_record(run, spec, argv, earlier=[*record.get("earlier", []), then], created=record.get("created"))
+        with run.lock_supervisor(), run.lock():
+            earlier = [*record.get("earlier", []), then]
+            _write_record(run, spec, argv, earlier=earlier, created=record["created"])
     except OSError as error:
         raise RunError(f"{run.path}: {error.strerror}; a run needs a folder that can be written to") from None
 

@@ -1,13 +1,15 @@
 """The trainer process: one spec in, one finished run folder out. It writes files only; the supervisor ships them.
 
 `python -m saccade.runner RUN_DIR`, started by `saccade run`, reads RUN_DIR/spec.yaml and goes on from
-RUN_DIR/checkpoints/last.pt when that exists. Exit codes: 0 finished, 2 a user's mistake (one line on stderr), 143 stopped.
+RUN_DIR/checkpoints/last.pt when that exists. Exit codes: 0 finished, 2 a user's mistake (one line on stderr), 143
+stopped.
 """
 
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -231,9 +233,7 @@ class Run:
             for index, video in enumerate(self.data.train)
             for clip in chooser.clips(video, Item(epoch, index))
         ]
-        draw_clusters(
-            folder / "montage.png", prototypes[0], self.data.train, self.data.classes, focus_num, places
-        )
+        draw_clusters(folder / "montage.png", prototypes[0], self.data.train, self.data.classes, focus_num, places)
         self.journal.metrics(cluster_metrics(prototypes, self.learner.prototypes), self.learner.step)
         self.journal.artifact(f"clusters/{folder.name}")
         return prototypes
@@ -254,7 +254,9 @@ class Run:
         if not self.timetable.steps:
             return
         dataset = VideoClips(self.data.train, builders.build_training_views(self.spec))
-        samples = [dataset[Item(1, index)] for index in range(min(4, len(self.data.train)))]
+        # Spread over the list, which is sorted by class.
+        places = np.linspace(0, len(dataset) - 1, min(4, len(dataset))).astype(int)
+        samples = [dataset[Item(1, int(place))] for place in places]
         clips, masks = render(samples, size=self.spec.clip.size, device=torch.device("cpu"))
         names = [self.data.train[sample.index].name for sample in samples]
         path = "figures/training_clips.png"

@@ -169,33 +169,38 @@ def supervise(
     with run.lock_supervisor():
         if run.trainer_lives():
             raise RunError(f"run {run.id}: its trainer from before is still saving and stopping; try again in a moment")
-        state, uri = _state(run, resume, tracking_uri, experiment)
+        state, uri = _state(run, resume, tracking_uri, experiment, console)
         shipment = Shipment(run, state, uri, console.say, attempt=last_attempt(run.journal) + 1)
         shipper, signals = Shipper(shipment, console.say), Signals(console.say)
         console.say(f"saccade: run {run.id} in {_short(run.path)}")
         with signals.handled():
             shipper.start()
-            _await_tracking(run, shipper, signals, fresh=not resume)
-            where = _link(shipment) or f"{redact(uri)}, experiment '{state.experiment}'"
-            console.say(f"saccade: tracked at {where}")
-            code, tail = _train(run, command, console, signals)
-            outcome = _outcome(code, signals.first, tail)
-            shipper.end(outcome)
-            if outcome.status == "FINISHED" and not signals.after_end.is_set():
-                trouble = package_model(run, signals.after_end)
-                if trouble:
-                    console.say(f"saccade: the MLflow model could not be made: {trouble}; encoder/ holds the encoder")
-            complete = shipper.drain(patience_sec, signals.after_end)
+            try:
+                _await_tracking(run, shipper, signals, fresh=not resume)
+                where = _link(shipment) or f"{redact(uri)}, experiment '{state.experiment}'"
+                console.say(f"saccade: tracked at {where}")
+                code, tail = _train(run, command, console, signals)
+                asked = signals.first
+                shipper.end(_outcome(code, asked, tail))
+                if code == 0 and not signals.after_end.is_set():
+                    _package(run, console, signals)
+                complete = shipper.drain(patience_sec, signals.after_end)
+            finally:
+                shipper.leave()
         _report(run, shipment, console, complete=complete, code=code)
-    return _exit_code(code, signals.first)
+    return _exit_code(code, asked)
 
 
-def _state(run: RunDir, resume: bool, tracking_uri: str | None, experiment: str) -> tuple[ShippingState, str]:
+def _state(
+    run: RunDir, resume: bool, tracking_uri: str | None, experiment: str, console: Console
+) -> tuple[ShippingState, str]:
     """The run's shipping state, ready for another attempt, and the address to ship to."""
     uri = resolve_uri(tracking_uri, run.root)
     state = ShippingState.load(run.path) if resume else None
     if state is None:
         state = ShippingState(folder=run.path, tracking_uri=strip_credentials(uri), experiment=experiment)
+    if state.tracking_uri != strip_credentials(uri):
+        console.say(f"saccade: the run goes on where it is tracked, at {state.tracking_uri}, not at {redact(uri)}")
     uri = with_credentials(state.tracking_uri, uri)
     state.outcome, state.status_final, state.complete = None, False, False
     try:
@@ -271,6 +276,12 @@ def _last_lines(log: Path, offset: int) -> str:
     lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
     text = "\n".join([line for line in lines if line][-_TAIL_LINES:])
     return text if len(text) <= _TAIL_CHARS else "..." + text[3 - _TAIL_CHARS :]
+
+
+def _package(run: RunDir, console: Console, signals: Signals) -> None:
+    trouble = package_model(run, signals.after_end)
+    if trouble:
+        console.say(f"saccade: the MLflow model could not be made: {trouble}; encoder/ holds the encoder")
 
 
 def _outcome(code: int, asked: int | None, tail: str) -> Outcome:

@@ -1,7 +1,7 @@
 """Geometry and colour of clips: what is drawn at random is separate from what is done with it.
 
-`draw_training_view` and `centre_view` give a `View`, plain numbers that a data worker can send; `apply_view` turns frames
-and a mask into the encoder's input on whatever device they are. Every number holds for all frames of a clip.
+`draw_training_view` and `centre_view` give a `View`, plain numbers that a data worker can send; `apply_view` turns
+frames and a mask into the encoder's input on whatever device they are. Every number holds for all frames of a clip.
 """
 
 import math
@@ -64,7 +64,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Jitter:
-    """Colour changes: brightness, contrast and saturation factors, hue shift in turns, and the order to apply them in."""
+    """Colour changes: brightness, contrast and saturation factors, hue shift in turns, and the order to apply them."""
 
     factors: tuple[float, float, float, float]
     order: tuple[int, ...]
@@ -135,7 +135,8 @@ def apply_view(frames: Tensor, mask: Tensor | None, view: View, *, size: int) ->
         size: Side of the result, px.
 
     Returns:
-        The clip, float32 `[3, T, size, size]` in [0, 1], and its mask `[1, size, size]`, which follows crop and flip only.
+        The clip, float32 `[3, T, size, size]` in [0, 1], and its mask `[1, size, size]`, which follows crop and flip
+        only.
     """
     clip = _crop_and_flip(frames, view, size, tv.InterpolationMode.BICUBIC).float() / 255
     if view.jitter is not None:

@@ -109,7 +109,11 @@ class TestConsistency:
 
         expected = np.mean(
             [
-                (compare(slow_propagate(z2[b], g2[b], 1, 0), z1[b]) + compare(slow_propagate(z1[b], g1[b], 1, 0), z2[b])) / 2
+                (
+                    compare(slow_propagate(z2[b], g2[b], 1, 0), z1[b])
+                    + compare(slow_propagate(z1[b], g1[b], 1, 0), z2[b])
+                )
+                / 2
                 for b in range(2)
             ]
         )

@@ -74,5 +74,7 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
 
 
 def test_more_clusters_than_points_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"num_clusters: 300 clusters need at least as many fixations, and there are 200"):
+    with pytest.raises(
+        SpecError, match=r"num_clusters: 300 clusters need at least as many fixations, and there are 200"
+    ):
         fit_prototypes(blobs()[0], 300, seed=0, temperature=0.07)

@@ -50,10 +50,12 @@ def new_run(folder: Path, data: Path) -> RunDir:
 
 
 def attempt(run: RunDir, place: str = "never", number: int = 1) -> None:
-    """One life of the trainer, forked from a process that has imported everything once: imports are most of a tiny run."""
+    """One life of the trainer, forked from a process that has imported everything: imports are most of a tiny run."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["saccade.runner"])
-    process = context.Process(target=runpy.run_path, args=(str(TRAINER),), kwargs={"run_name": f"{place} {number} {run.path}"})
+    process = context.Process(
+        target=runpy.run_path, args=(str(TRAINER),), kwargs={"run_name": f"{place} {number} {run.path}"}
+    )
     process.start()
     process.join(timeout=120)
     assert process.exitcode == (0 if place == "never" else KILLED)
@@ -99,7 +101,10 @@ def assert_same_run(run: RunDir, other: RunDir) -> None:
             same = torch.equal(value, second[path]) if isinstance(value, torch.Tensor) else value == second[path]
             assert same, f"{name}{path} differs"
     assert sorted(points(run)) == sorted(points(other))
-    files = ["encoder/encoder.safetensors", *(f"clusters/epoch_0002/{n}" for n in ("assignments.parquet", "centroids_0.npy"))]
+    files = [
+        "encoder/encoder.safetensors",
+        *(f"clusters/epoch_0002/{n}" for n in ("assignments.parquet", "centroids_0.npy")),
+    ]
     for name in files:
         assert (run.path / name).read_bytes() == (other.path / name).read_bytes(), name
 
@@ -114,14 +119,28 @@ def assert_each_point_once(run: RunDir) -> None:
 def test_an_unbroken_run_has_trained(unbroken: RunDir) -> None:
     assert_each_point_once(unbroken)
     assert torch.load(unbroken.path / "checkpoints/last.pt", weights_only=True)["learner"]["step"] == STEPS
-    assert {name.split("/")[0] for name, _, _ in points(unbroken)} >= {"pretrain", "clusters", "test", "baseline", "optim"}
+    assert {name.split("/")[0] for name, _, _ in points(unbroken)} >= {
+        "pretrain",
+        "clusters",
+        "test",
+        "baseline",
+        "optim",
+    }
 
 
 @pytest.mark.parametrize(
     "kills",
     [
         # each at another moment of one run's life, one after the other
-        [("step", 2), ("checkpoint", 2), ("clustering", 1), ("record", 1), ("renamed", 2), ("evaluate", 1), ("export", 1)],
+        [
+            ("step", 2),
+            ("checkpoint", 2),
+            ("clustering", 1),
+            ("record", 1),
+            ("renamed", 2),
+            ("evaluate", 1),
+            ("export", 1),
+        ],
         # before the first checkpoint, then in the first after it
         [("checkpoint", 1), ("renamed", 1)],
         "random",
@@ -144,6 +163,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert_each_point_once(run)
 
 
+@pytest.mark.filterwarnings("default")  # MLflow's, which runs in this process here
 def test_mlflow_holds_each_point_once_after_a_kill_and_a_resume(
     tmp_path: Path, data: Path, unbroken: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

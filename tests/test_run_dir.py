@@ -169,6 +169,15 @@ def test_a_resume_keeps_what_was_true_before(tmp_path: Path) -> None:
     assert record["command"] == f"saccade run --resume {run.id}"
 
 
+def test_a_run_that_is_under_way_is_not_rewritten(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    for lock in (run.lock_supervisor, run.lock):
+        with lock(), pytest.raises(BusyError):
+            update_run(run, spec(seed=2), [])
+    assert {name: (run.path / name).read_bytes() for name in before} == before
+
+
 # Finding --------------------------------------------------------------------------------------------------------------
 
 

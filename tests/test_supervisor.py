@@ -159,7 +159,9 @@ def test_a_mistake_gets_its_one_line(run: RunDir, capfd: pytest.CaptureFixture[s
 
 
 def test_a_killed_trainer(run: RunDir) -> None:
-    assert train(run, ["train", 6], ["kill"]) == 1
+    assert train(run, ["train", 6], ["worker"], ["kill"]) == 1
+    worker = Path("/proc") / (run.path / "worker.pid").read_text() / "status"
+    assert not worker.exists() or "State:\tZ" in worker.read_text()  # It went with its trainer.
     found = tracked(run)
     assert found.info.status == "FAILED"
     assert found.data.tags["saccade.signal"] == "SIGKILL"

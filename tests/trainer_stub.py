@@ -29,6 +29,9 @@ class Trainer:
         shipping = folder / "shipping.json"
         attempted = json.loads(shipping.read_text())["attempted"] if shipping.exists() else 0
         self.step = saved["step"]
+        if (folder / "slow").exists():
+            (folder / "slow").unlink()
+            time.sleep(3)
         self.journal = Journal.open(folder / "journal.jsonl", mark=saved["mark"], attempted=attempted)
 
     def save(self) -> None:
@@ -86,6 +89,12 @@ class Trainer:
                 raise RunError("data/toy: no such dataset; run saccade data toy")
             case "exit":
                 sys.exit(*arguments)
+            case "worker":  # A data worker, which does not notice its trainer's end at once.
+                worker = os.fork()
+                if worker == 0:
+                    time.sleep(60)
+                    os._exit(0)
+                (self.folder / "worker.pid").write_text(str(worker))
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "environment":

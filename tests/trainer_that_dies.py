@@ -1,8 +1,8 @@
 """A trainer that kills itself with SIGKILL at a chosen place: `python trainer_that_dies.py PLACE NUMBER RUN_DIR`.
 
-Places: step (before the NUMBER-th step of this attempt), clustering (with features made, before k-means), record (a clustering
-written, not yet announced), checkpoint (the NUMBER-th checkpoint half written), renamed (the NUMBER-th checkpoint in place, nothing
-after it), evaluate, export; never (not at all).
+Places: step (before the NUMBER-th step of this attempt), clustering (with features made, before k-means), record (a
+clustering written, not yet announced), checkpoint (the NUMBER-th checkpoint half written), renamed (the NUMBER-th
+checkpoint in place, nothing after it), evaluate, export; never (not at all).
 """
 
 import os

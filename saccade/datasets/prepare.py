@@ -65,7 +65,10 @@ def _check_arguments(
     videos: Path, out: Path, splits: Path | None, test_pattern: Sequence[str], short_side: int, quality: int
 ) -> None:
     if (splits is None) == (not test_pattern):
-        raise DataError("give either a folder of official split lists or patterns of the test videos' names, not both")
+        raise DataError(
+            "which videos test is said by either a folder of official split lists (--splits) or patterns of their "
+            "names (--test 'lena_*'); give one of the two"
+        )
     if not 16 <= short_side <= 4096:
         raise DataError(f"short side {short_side} px; it must be 16 to 4096")
     if not 1 <= quality <= 100:

@@ -2,8 +2,8 @@
 
 A textured thing, the mover, moves among still things of its own family in front of a textured background; its centre is
 what the scanpath rows fixate. No single frame tells the class (see `toy_motion`), and appearance hardly tells a video
-from another: a scene (background, things and their places) is shared by all classes. The scene is the `gNN` in the name
-of a video, as UCF101 names its groups, so `*_g01_*` holds out a scene for validation; test scenes are never trained on.
+from another: a scene (background, things and their places) is shared by all classes and both splits. The scene is the
+`gNN` in the name of a video; `*_c20` holds out the twentieth video of each class for validation.
 """
 
 import json
@@ -19,10 +19,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from saccade.datasets.layout import FRAMES_FOLDER, SPLIT_FOLDER, scanpath_folder
 from saccade.datasets.toy_motion import MOTIONS, Trajectory, draw_trajectory
-from saccade.datasets.toy_scene import Scene, draw_scene, paint
+from saccade.datasets.toy_scene import Scene, draw_scene, faint, paint
 from saccade.errors import DataError
 from saccade.gaze.scanpath import rows_from_gaze, write_scanpath
 from saccade.progress import progress
@@ -31,11 +32,14 @@ from saccade.rng import generator
 __all__ = ["ToyReport", "write_toy"]
 
 _MARKER = "toy.json"
-_VERSION = 1
+_VERSION = 2
 """Counted up whenever the same parameters would give other videos."""
-_SCENE_VIDEOS = 2
-"""Videos of each class in a scene."""
+_SCENES = 2
+"""Few, so that appearance tells little about a video and motion must; all classes and both splits share them."""
 _JPEG_QUALITY = 92
+_GAZE_FRAMES = 9
+_MOVER = 0
+"""Which of a scene's things moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +86,19 @@ class ToyReport:
 
 
 def _plans(parameters: _Parameters) -> Iterator[_Plan]:
-    train_scenes = -(-parameters.train_per_class // _SCENE_VIDEOS)
-    for train, count, first in (
-        (True, parameters.train_per_class, 0),
-        (False, parameters.test_per_class, train_scenes),
-    ):
-        for label, motion in enumerate(MOTIONS):
-            for index in range(count):
-                scene, clip = first + index // _SCENE_VIDEOS, index % _SCENE_VIDEOS
-                yield _Plan(f"v_{motion}_g{scene + 1:02d}_c{clip + 1:02d}", label, scene, clip, train)
+    for label, motion in enumerate(MOTIONS):
+        for clip in range(parameters.train_per_class + parameters.test_per_class):
+            scene = clip % _SCENES
+            name = f"v_{motion}_g{scene + 1:02d}_c{clip + 1:02d}"
+            yield _Plan(name, label, scene, clip, train=clip < parameters.train_per_class)
 
 
 def _gaze_cells(path: Trajectory, parameters: _Parameters) -> list[int]:
+    """Cell of each frame that an eye rests on which follows the mover lazily, by its mean place over some frames."""
     grid = parameters.grid_num
-    rows = np.clip(path.y / parameters.height * grid, 0, grid - 1).astype(int)
-    columns = np.clip(path.x / parameters.width * grid, 0, grid - 1).astype(int)
+    y, x = (ndimage.uniform_filter1d(place, _GAZE_FRAMES, mode="nearest") for place in (path.y, path.x))
+    rows = np.clip(y / parameters.height * grid, 0, grid - 1).astype(int)
+    columns = np.clip(x / parameters.width * grid, 0, grid - 1).astype(int)
     return [int(cell) for cell in rows * grid + columns]
 
 
@@ -110,15 +112,14 @@ def _render(plan: _Plan, parameters: _Parameters) -> tuple[npt.NDArray[np.uint8]
     height, width = parameters.height, parameters.width
     scene = _scene(parameters.seed, plan.scene, height, width)
     rng = generator(parameters.seed, "toy video", plan.scene, plan.label, plan.clip)
-    mover = int(rng.integers(len(scene.things)))
     path = draw_trajectory(MOTIONS[plan.label], rng, frames=parameters.frames, height=height, width=width)
     still = scene.background
     for index, (thing, place) in enumerate(zip(scene.things, scene.places, strict=True)):
-        if index != mover:
-            still = paint(still, thing, place, 0)
+        if index != _MOVER:
+            still = paint(still, faint(thing), place, 0)
     frames = np.empty((parameters.frames, height, width, 3), dtype=np.uint8)
     for frame in range(parameters.frames):
-        picture = paint(still, scene.things[mover], path, frame)
+        picture = paint(still, scene.things[_MOVER], path, frame)
         frames[frame] = np.rint(np.clip(picture[..., ::-1], 0, 1) * 255)
     return frames, path
 
@@ -227,7 +228,7 @@ def write_toy(
         dataset: Name of the new folder in it.
         seed: Of all random numbers.
         train_per_class: Training videos of each of the eight classes.
-        test_per_class: Test videos of each class, in scenes of their own.
+        test_per_class: Test videos of each class.
         frames: Length of every video.
         height: Of the frames, px.
         width: Of the frames, px.

@@ -20,13 +20,14 @@ the spot, left and right. Each is itself when mirrored, for training flips clips
 FloatArray = npt.NDArray[np.float64]
 
 # In units of the frame's height.
-_AMPLITUDE = (0.14, 0.20)
-_RADIUS = (0.13, 0.17)
-_SHAKE = (0.035, 0.055)
-_BORDER = 0.11  # Between the frame's edge and the outermost place of a centre.
+_AMPLITUDE = (0.18, 0.24)
+_RADIUS = (0.20, 0.24)
+_SHAKE = (0.05, 0.07)
+_BORDER = 0.10  # Between the frame's edge and the outermost place of a centre.
 _PULSE_DEPTH = 0.40
-_PERIOD_FRAMES = (12.0, 20.0)
-_HOLD_FRAMES = (4, 8)
+_PERIOD_FRAMES = (6.0, 9.0)  # Short, so that clips of 8 frames show what goes on.
+_DRIFT_FRAMES = (40.0, 60.0)
+_HOLD_FRAMES = (2, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Trajectory:
     """Mean radius, px."""
     angle: FloatArray
     """Turned by, radians."""
+
+
+def _turning(rng: np.random.Generator, frames: int, period_frames: tuple[float, float]) -> FloatArray:
+    """Phase added in each frame by steady turning, either way, at a period from a range."""
+    return rng.choice((-1, 1)) * 2 * np.pi * np.arange(frames) / rng.uniform(*period_frames)
 
 
 def _hops(rng: np.random.Generator, frames: int) -> FloatArray:
@@ -68,10 +74,10 @@ def draw_trajectory(
     amplitude, radius, shake = (rng.uniform(*bounds) * height for bounds in (_AMPLITUDE, _RADIUS, _SHAKE))
     reach = (_AMPLITUDE[1] + _SHAKE[1] + _BORDER) * height
     centre_x, centre_y = rng.uniform(reach, width - reach), rng.uniform(reach, height - reach)
-    phases = {name: np.full(frames, rng.uniform(0, 2 * np.pi)) for name in ("x", "y", "size", "angle")}
+    phases = {name: rng.uniform(0, 2 * np.pi) + _turning(rng, frames, _DRIFT_FRAMES) for name in ("x", "y", "size", "angle")}
     tremble = np.broadcast_to(rng.uniform(-shake, shake, size=(2, 1)), (2, frames))
 
-    turn = rng.choice((-1, 1)) * 2 * np.pi * np.arange(frames) / rng.uniform(*_PERIOD_FRAMES)
+    turn = _turning(rng, frames, _PERIOD_FRAMES)
     quarter = rng.choice((-0.5, 0.5)) * np.pi
     if motion == "Orbit":
         phases["y"] = phases["x"] + quarter

@@ -11,15 +11,17 @@ import numpy.typing as npt
 
 from saccade.datasets.toy_motion import Trajectory, draw_trajectory
 
-__all__ = ["Scene", "draw_scene", "paint"]
+__all__ = ["Scene", "draw_scene", "faint", "paint"]
 
 Image = npt.NDArray[np.float32]
 
-_THINGS = 6
+_THINGS = 4
+_CLUTTER = 0.35
+"""How much the background and the still things stand out; the mover alone stands out fully."""
 _CANDIDATES = 12
 """Places tried for each thing, of which the one farthest from the others is taken."""
 _PATCH_PX = 72
-_PATCH_RADIUS_PX = 17.0
+_PATCH_RADIUS_PX = 27.0
 """Mean radius of a thing in its patch; drawn at up to this size, so that it never has to be blown up."""
 
 
@@ -53,7 +55,14 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Image:
     )
     blend = np.clip(0.5 + blobs, 0, 1)[..., None]
     dark, light = _colour(rng, (0.15, 0.45), (0.25, 0.4)), _colour(rng, (0.1, 0.35), (0.55, 0.75))
-    return np.asarray(dark + (light - dark) * blend, dtype=np.float32)
+    return faint(np.asarray(dark + (light - dark) * blend, dtype=np.float32))
+
+
+def faint(image: Image) -> Image:
+    """An RGB or premultiplied RGBA image with little contrast, for what does not move."""
+    alpha = image[..., 3:] if image.shape[-1] == 4 else np.ones_like(image[..., :1])
+    colours = _CLUTTER * image[..., :3] + (1 - _CLUTTER) * 0.45 * alpha
+    return np.concatenate([colours, image[..., 3:]], axis=-1)
 
 
 def _pattern(rng: np.random.Generator) -> Image:

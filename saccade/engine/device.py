@@ -47,7 +47,7 @@ def pick_machine(device: str = "auto", precision: str = "auto", threads: int | N
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise SpecError("engine.device: cuda was asked for and PyTorch sees no CUDA device; use auto or cpu")
-    # faiss and torch bring an OpenMP each, and each takes all cores of the host unless told (a container's share is less).
+    # faiss and torch bring an OpenMP each; untold, each takes all cores of the host (a container's share is less).
     count = threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(count)
     faiss.omp_set_num_threads(count)

@@ -40,7 +40,9 @@ def write_rows(path: Path, title: str, rows: Sequence[Row], *, side: int = 112) 
     pictures = [[_scaled(tile.picture, side) for tile in row.tiles] for row in rows]
     width = _LABEL + max(sum(p.width + _GAP for p in line) for line in pictures) + _GAP
     line_height = side + 2 * _TEXT + _GAP
-    sheet = Image.new("RGB", (max(width, int(font.getlength(title)) + 2 * _GAP), 3 * _TEXT + line_height * len(rows)), _PAPER)
+    sheet = Image.new(
+        "RGB", (max(width, int(font.getlength(title)) + 2 * _GAP), 3 * _TEXT + line_height * len(rows)), _PAPER
+    )
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, _GAP), title, _INK, font)
     for r, (row, line) in enumerate(zip(rows, pictures, strict=True)):

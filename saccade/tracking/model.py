@@ -142,7 +142,7 @@ def _check(encoder: "nn.Module", traced: "nn.Module", clips: "object") -> None:
         wanted = encoder(clips[:batch])
         try:
             got = traced(clips[:batch])
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:  # AssertionError: a guard of the traced program
             raise WeightsError(f"the traced encoder does not take a batch of {batch}: {line(str(error))}") from None
         if not torch.allclose(got, wanted, rtol=0, atol=_TOLERANCE * float(wanted.abs().max().clamp(min=1e-6))):
             raise WeightsError(

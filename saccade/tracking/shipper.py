@@ -50,7 +50,10 @@ class Shipper(threading.Thread):
     def end(self, outcome: Outcome) -> None:
         """The trainer has ended: nothing of its journal can be cut any more, and the status is known."""
         self._shipment.state.outcome = outcome
-        self._shipment.state.save()
+        try:
+            self._shipment.state.save()
+        except OSError as error:  # The thread will try again with whatever it does next.
+            self._say(f"tracking: the outcome cannot be written down yet: {error}")
         self._shipment.attempt = None
         self._hurry()
 
@@ -74,9 +77,13 @@ class Shipper(threading.Thread):
                     f"tracking: sending the rest ({self._shipment.unsent()}) to {redact(self._shipment.uri)}; "
                     f"giving up after {patience_sec:.0f} s without an answer, Ctrl-C leaves it for later"
                 )
+        return self._shipment.state.complete
+
+    def leave(self) -> None:
+        """Send nothing more; a request that is under way is not waited for, and what comes of it not written down."""
+        self._shipment.state.close()
         self._left.set()
         self._wake.set()
-        return self._shipment.state.complete
 
     def _hurry(self) -> None:
         self._shipment.retry_now()
@@ -85,7 +92,7 @@ class Shipper(threading.Thread):
     # The thread ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Step until all is sent, it makes no sense any more, or `drain` has left."""
+        """Step until all is sent, it makes no sense any more, or `leave` was called."""
         backoff = _BACKOFF_SEC[0]
         while not self._left.is_set() and not self._shipment.state.complete:
             try:

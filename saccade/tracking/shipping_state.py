@@ -80,10 +80,18 @@ class ShippingState:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """Write nothing from now on: the run is no longer ours, though a request may still be under way."""
+        with self._lock:
+            self._closed = True
 
     def save(self) -> None:
         """Write shipping.json; from any thread."""
         with self._lock:
+            if self._closed:
+                return
             content = asdict(self)
             del content["folder"]
             atomic.write_text(self.folder / SHIPPING_FILE, json.dumps(content, indent=1) + "\n")

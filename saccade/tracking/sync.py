@@ -91,12 +91,19 @@ def sync_run(
 
 
 def reconcile(
-    runs_root: str | Path, *, say: Callable[[str], None] = print, budget_sec: float = _RECONCILE_SEC
+    runs_root: str | Path,
+    *,
+    say: Callable[[str], None] = print,
+    budget_sec: float = _RECONCILE_SEC,
+    skip: str = "",
 ) -> list[str]:
     """Put right what supervisors that died or found no server have left: send the rest, set the true status.
 
     Made to be called before other work: it never raises for an old run's sake, does nothing in a few milliseconds when
     there is nothing to do, and stops after `budget_sec`.
+
+    Args:
+        skip: Id of a run that is left alone, since it is about to go on.
 
     Returns:
         Ids of the runs that are complete now.
@@ -104,7 +111,7 @@ def reconcile(
     done, away, deadline = list[str](), set[str](), time.monotonic() + budget_sec
     for run in list_runs(runs_root):
         try:
-            state = ShippingState.load(run.path)
+            state = ShippingState.load(run.path) if run.id != skip else None
             if state is None or state.complete or state.tracking_uri in away or time.monotonic() > deadline:
                 continue
             with run.lock_supervisor():
@@ -150,7 +157,10 @@ def _ship(
     shipment = Shipment(run, state, uri, say, attempt=None)
     shipper = Shipper(shipment, say, insist=False)
     shipper.start()
-    complete = shipper.drain(patience_sec, threading.Event())
+    try:
+        complete = shipper.drain(patience_sec, threading.Event())
+    finally:
+        shipper.leave()
     if shipper.failure and not (once and isinstance(shipper.trouble, GoneError)):
         raise RunError(f"run {run.id} cannot be sent: {shipper.failure}")
     return ("" if complete else shipment.unsent()), shipper

@@ -24,6 +24,7 @@ from saccade.tracking.address import is_server, resolve_uri, runs_link, sqlite_f
 __all__ = ["serve_ui", "server_command", "server_environment"]
 
 _START_SEC, _STOP_SEC = 120.0, 10.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def server_command(uri: str, artifacts: Path, host: str, port: int) -> list[str]:
@@ -32,7 +33,15 @@ def server_command(uri: str, artifacts: Path, host: str, port: int) -> list[str]
     One worker takes half a GiB; several, without uvloop, answer each call 45 ms late (platform-facts, section 1.3).
     """
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", uri, "--serve-artifacts", "--artifacts-destination", artifacts.as_uri()]
+    command += [
+        "--backend-store-uri",
+        uri,
+        "--registry-store-uri",
+        uri,
+        "--serve-artifacts",
+        "--artifacts-destination",
+        artifacts.as_uri(),
+    ]
     if importlib.util.find_spec("uvloop") is not None:
         command += ["--uvicorn-opts", "--loop uvloop --log-level warning"]
     else:
@@ -43,6 +52,7 @@ def server_command(uri: str, artifacts: Path, host: str, port: int) -> list[str]
 def server_environment() -> dict[str, str]:
     """The environment of that server: no job runners, nothing sent to anybody."""
     off = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    off["PYTHONWARNINGS"] = "ignore"  # Of its own libraries; nobody here can act on them.
     return {**os.environ, **off}
 
 
@@ -82,7 +92,7 @@ def serve_ui(
         start_new_session=True,  # Ctrl-C is for us: we end the server and what it has started.
     )
     stopping = _Stop()
-    before = {number: signal.signal(number, stopping.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stopping.on_signal) for number in _SIGNALS}
     try:
         here = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
         if _await(here, server, stopping):

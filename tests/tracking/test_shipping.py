@@ -146,16 +146,33 @@ def test_an_answer_that_is_lost_makes_no_second_run(run: RunDir, door: Door) -> 
     assert history(door.address, run) == curve(7)
 
 
-def test_killed_and_resumed_on_a_server(server: str, run: RunDir) -> None:
+def test_killed_and_resumed_on_a_server(server: str, run: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
     assert train(run, server, ["train", 30, {"die_at": 18, "shipped": True}]) == 1
     first = tracked(server, run)
     assert first.info.status == "FAILED"
     assert history(server, run) == curve(18)
     # Another address configured meanwhile: the run goes on where it is.
     assert train(run, "http://127.0.0.1:9", ["train", 30], resume=True) == 0
+    assert f"goes on where it is tracked, at {server}, not at http://127.0.0.1:9" in capfd.readouterr().err
     assert tracked(server, run).info.run_id == first.info.run_id
     assert tracked(server, run).info.status == "FINISHED"
     assert history(server, run) == curve(30)
+
+
+def test_nothing_is_sent_that_the_trainer_may_still_cut(run: RunDir, door: Door) -> None:
+    assert train(run, door.address, ["train", 30, {"die_at": 18}], patience_sec=0.1) == 1
+    assert state_of(run).attempted == 0
+
+    def come_back() -> None:
+        while (run.path / "slow").exists():
+            time.sleep(0.02)
+        door.open()
+
+    # The server is back just when the trainer has read what was attempted, and is about to cut steps 16 to 18.
+    (run.path / "slow").touch()
+    threading.Thread(target=come_back, daemon=True).start()
+    assert train(run, door.address, ["train", 30], resume=True) == 0
+    assert history(door.address, run) == curve(30)
 
 
 @pytest.mark.parametrize("status", [500, 403, 413])
@@ -298,6 +315,9 @@ def test_old_trouble_never_stops_a_new_run(server: str, root: Path) -> None:
     for run in (broken, damaged, no_record):
         assert f"run {run.id} of before could not be put right" in text
     assert text.count("cannot reach http://127.0.0.1:9") == 1  # Asked once, not for each run.
+    said.clear()
+    assert reconcile(root, say=said.append, skip=broken.id) == []
+    assert broken.id not in "".join(said)
     assert all(not state_of(run).complete for run in away)
     assert len(list_runs(root)) == 7
 

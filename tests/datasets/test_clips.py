@@ -1,0 +1,406 @@
+"""Clips of videos: which frames, in which order, how often decoded, and what becomes of them, against method.md."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from saccade.datasets import frames as frames_module
+from saccade.datasets.clips import (
+    EvenClips,
+    FirstViews,
+    Item,
+    Sample,
+    TrainingViews,
+    VideoClips,
+    epoch_batches,
+    make_loader,
+    render,
+)
+from saccade.datasets.layout import Video
+from saccade.errors import DataError
+from saccade.gaze.masks import fixation_box
+from saccade.gaze.scanpath import Fixation
+from saccade.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Crop, View
+
+PLAIN = Augmentation(
+    crop_area_min=1.0,  # No square of the whole area fits into a wide frame: always the centre square.
+    crop_aspect_max=1.0,
+    jitter_probability=0.0,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    blur_probability=0.0,
+    blur_sigma_min=0.1,
+    blur_sigma_max=2.0,
+    flip_probability=0.0,
+)
+FULL = Augmentation(
+    crop_area_min=0.175,
+    crop_aspect_max=4 / 3,
+    jitter_probability=0.8,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    blur_probability=0.5,
+    blur_sigma_min=0.1,
+    blur_sigma_max=2.0,
+    flip_probability=0.5,
+)
+GEOMETRY = Augmentation(
+    crop_area_min=0.3,
+    crop_aspect_max=4 / 3,
+    jitter_probability=0.0,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+    hue=0.0,
+    blur_probability=0.0,
+    blur_sigma_min=0.1,
+    blur_sigma_max=2.0,
+    flip_probability=0.5,
+)
+ROWS = (Fixation(10, 0, 10), Fixation(3, 30, 38), Fixation(48, 12, 12), Fixation(7, 20, 30))
+
+
+def training_views(
+    augmentation: Augmentation = PLAIN, *, seed: int = 5, frames: int = 8, focus: int = 3
+) -> TrainingViews:
+    return TrainingViews(
+        seed=seed,
+        clip_frames=frames,
+        focus_num=focus,
+        grid_num=7,
+        deduplicate=True,
+        margin_h=12,
+        augmentation=augmentation,
+    )
+
+
+def first_views(*, seed: int = 5, frames: int = 8, focus: int = 3, crop: int = 16) -> FirstViews:
+    return FirstViews(
+        seed=seed, clip_frames=frames, focus_num=focus, grid_num=7, deduplicate=True, margin_h=12, crop=crop
+    )
+
+
+def video(frames: int = 40, rows: Sequence[Fixation] = ROWS, folder: Path = Path("nowhere")) -> Video:
+    return Video("v", 0, folder, frames, tuple(rows))
+
+
+def write_video(
+    folder: Path, frames: int, height: int = 16, width: int = 20, rows: Sequence[Fixation] = (), first: int = 0
+) -> Video:
+    """A video whose every frame has one grey of its own, 3 more than that of the frame before."""
+    folder.mkdir()
+    for number in range(frames):
+        picture = np.full((height, width, 3), first + 3 * number, np.uint8)
+        cv2.imwrite(str(folder / f"{number:04d}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    return Video(folder.name, 0, folder, frames, tuple(rows))
+
+
+def greys(sample: Sample) -> list[list[int]]:
+    """Numbers of the frames that each clip of a `write_video` sample shows."""
+    values = sample.frames[sample.positions][:, :, 0, 0, 0]
+    return [[round(int(value) / 3) for value in clip] for clip in values]
+
+
+class TestWhichClips:
+    def test_first_views_come_before_second_views(self) -> None:
+        # Usable length 39, T = 8. Fixation 1 lasts 10: half of 11 later is 5. Fixation 2: half of 9 is 4, and
+        # 30 + 4 + 8 runs over 39, so it begins at 39 - 8 - 4 = 27. Fixation 3 is one frame: both views are the same.
+        clips = training_views().clips(video(), Item(1, 0))
+        assert clips == [(0, 10), (27, 3), (12, 48), (5, 10), (31, 3), (12, 48)]
+
+    def test_clustering_takes_the_first_view_of_each_fixation(self) -> None:
+        item = Item(1, 0)
+        assert first_views().clips(video(), item) == training_views().clips(video(), item)[:3]
+
+    def test_a_cell_that_comes_again_is_replaced_by_a_random_one(self) -> None:
+        rows = (Fixation(10, 0, 10), Fixation(10, 12, 20), Fixation(3, 20, 30), Fixation(7, 0, 4))
+        clips = training_views().clips(video(rows=rows), Item(1, 0))
+        # Method: the first F rows are taken, then duplicates dropped; the fourth row is not used.
+        assert [clips[0], clips[1]] == [(0, 10), (20, 3)]
+        assert 1 <= clips[2].start < 39 - 8
+
+    def test_random_fixations_stay_within_an_epoch_and_change_with_it(self) -> None:
+        short = video(rows=())
+        epochs = [training_views().clips(short, Item(epoch, 4)) for epoch in range(1, 30)]
+        for epoch, clips in enumerate(epochs, start=1):
+            assert clips == training_views().clips(short, Item(epoch, 4))
+            assert clips[:3] == first_views().clips(short, Item(epoch, 4))
+            assert len({clip.cell for clip in clips[:3]}) == 3
+            for first, second in zip(clips[:3], clips[3:], strict=True):
+                # Rows of (start, start + T): the second view is half of 9 later, so the first lies before 39 - 12.
+                assert second.start == first.start + 4
+                assert 1 <= first.start <= 39 - 8 - 4
+                assert second.cell == first.cell
+        assert len({tuple(clips) for clips in epochs}) == len(epochs)
+        assert training_views().clips(short, Item(1, 4)) != training_views().clips(short, Item(1, 5))
+        assert training_views(seed=6).clips(short, Item(1, 4)) != training_views(seed=5).clips(short, Item(1, 4))
+
+    def test_evaluation_clips_are_spread_evenly(self) -> None:
+        chooser = EvenClips(clip_frames=4, num_clips=4, crop=16)
+        # Usable length 19: starts from 0 to 15.
+        assert [clip.start for clip in chooser.clips(video(frames=20), Item(0, 0))] == [0, 5, 10, 15]
+        assert all(clip.cell is None for clip in chooser.clips(video(frames=20), Item(0, 0)))
+        # A video of T + 1 frames has one clip only.
+        assert [clip.start for clip in chooser.clips(video(frames=5), Item(0, 0))] == [0, 0, 0, 0]
+
+    def test_each_clip_is_seen_in_a_way_of_its_own_while_evaluation_looks_at_the_centre(self) -> None:
+        views = training_views(FULL).views(Item(1, 0), 6, 128, 171)
+        assert len(set(views)) == 6
+        assert views == training_views(FULL).views(Item(1, 0), 6, 128, 171)
+        assert views != training_views(FULL).views(Item(2, 0), 6, 128, 171)
+        assert views != training_views(FULL).views(Item(1, 1), 6, 128, 171)
+        assert views != training_views(FULL, seed=6).views(Item(1, 0), 6, 128, 171)
+        centre = View(Crop(14, 35, 100, 100))
+        assert first_views(crop=100).views(Item(1, 0), 3, 128, 171) == (centre,) * 3
+        even = EvenClips(clip_frames=8, num_clips=2, crop=100)
+        assert even.views(Item(0, 0), 2, 128, 171) == (centre,) * 2
+        # A frame smaller than the crop is used as a whole.
+        assert even.views(Item(0, 0), 1, 60, 80) == (View(Crop(0, 10, 60, 60)),)
+
+
+class TestDecoding:
+    def test_clips_show_their_frames(self, tmp_path: Path) -> None:
+        sample = VideoClips([write_video(tmp_path / "v", 40, rows=ROWS)], training_views())[Item(1, 0)]
+        starts = [0, 27, 12, 5, 31, 12]
+        assert greys(sample) == [list(range(start, start + 8)) for start in starts]
+        assert sample.frames.dtype == torch.uint8
+        assert sample.frames.shape[1:] == (3, 16, 20)
+        assert sample.masks is not None
+        assert sample.masks.shape == (6, 128, 171)
+        assert len(sample.views) == 6
+
+    def test_each_distinct_frame_is_decoded_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        decoded: Counter[str] = Counter()
+        decode = frames_module._decode
+
+        def counting(path: Path) -> np.ndarray:
+            decoded[path.name] += 1
+            return decode(path)
+
+        monkeypatch.setattr(frames_module, "_decode", counting)
+        sample = VideoClips([write_video(tmp_path / "v", 40, rows=ROWS)], training_views())[Item(1, 0)]
+        wanted = {*range(0, 8), *range(27, 35), *range(12, 20), *range(5, 13), *range(31, 39)}
+        assert decoded == {f"{number:04d}.jpg": 1 for number in wanted}
+        assert len(sample.frames) == len(wanted)
+
+    def test_the_last_frame_is_never_read(self, tmp_path: Path) -> None:
+        found = write_video(tmp_path / "v", 12, rows=(Fixation(0, 3, 11), Fixation(1, 9, 11), Fixation(2, 11, 12)))
+        (found.frame_dir / "0011.jpg").write_bytes(b"broken")
+        sample = VideoClips([found], training_views())[Item(1, 0)]
+        assert max(max(clip) for clip in greys(sample)) <= 10
+
+    def test_masks_are_those_of_the_cells(self, tmp_path: Path) -> None:
+        sample = VideoClips([write_video(tmp_path / "v", 40, rows=ROWS)], training_views())[Item(1, 0)]
+        assert sample.masks is not None
+        for mask, cell in zip(sample.masks.numpy(), [10, 3, 48, 10, 3, 48], strict=True):
+            row, column = divmod(cell, 7)
+            # 128 // 7 = 18, 171 // 7 = 24; half sizes 32 + 6 and 42 + 8, since 12 * 171 / 128 rounds to 16.
+            expected = np.zeros((128, 171), np.uint8)
+            centre_h, centre_w = row * 18 + 9, column * 24 + 12
+            expected[max(centre_h - 38, 0) : centre_h + 38, max(centre_w - 50, 0) : centre_w + 50] = 1
+            np.testing.assert_array_equal(mask, expected)
+
+    def test_evaluation_has_no_masks(self, tmp_path: Path) -> None:
+        chooser = EvenClips(clip_frames=4, num_clips=4, crop=16)
+        sample = VideoClips([write_video(tmp_path / "v", 20)], chooser)[Item(0, 0)]
+        assert sample.masks is None
+        assert greys(sample) == [list(range(start, start + 4)) for start in (0, 5, 10, 15)]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Video, ...]:
+    """Five videos: of different lengths and sizes, some without enough fixations."""
+    root = tmp_path_factory.mktemp("videos")
+    shapes = [(20, 24, 32), (14, 32, 24), (33, 24, 24), (12, 40, 30), (26, 24, 32)]
+    rows = [ROWS[:2], (), (Fixation(10, 0, 10),), (), (Fixation(1, 0, 9), Fixation(1, 9, 12))]
+    made = []
+    for number, ((frames, height, width), fixations) in enumerate(zip(shapes, rows, strict=True)):
+        fitting = [Fixation(f.cell, min(f.start, frames - 1), min(f.end, frames)) for f in fixations]
+        made.append(write_video(root / f"v{number}", frames, height, width, fitting, first=10 * number))
+    return tuple(made)
+
+
+def assert_same_sample(one: Sample, other: Sample) -> None:
+    assert one.index == other.index
+    assert one.views == other.views
+    assert one.frames.stride() == other.frames.stride()
+    for a, b in ((one.frames, other.frames), (one.positions, other.positions), (one.masks, other.masks)):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)
+
+
+class TestLoading:
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_a_sample_depends_on_nothing_but_its_item(self, videos: tuple[Video, ...], workers: int) -> None:
+        dataset = VideoClips(videos, training_views(FULL))
+        batches = [[Item(2, 4), Item(2, 1)], [Item(2, 0), Item(2, 3)], [Item(3, 2)], [Item(2, 1)]]
+        np.random.seed(workers)  # Global streams must not matter.
+        torch.manual_seed(workers)
+        before = torch.get_rng_state()
+        loaded = list(make_loader(dataset, batches, workers))
+        assert [[sample.index for sample in batch] for batch in loaded] == [[4, 1], [0, 3], [2], [1]]
+        for batch, items in zip(loaded, batches, strict=True):
+            for sample, item in zip(batch, items, strict=True):
+                assert_same_sample(sample, VideoClips(videos, training_views(FULL))[item])
+        assert_same_sample(loaded[0][1], loaded[3][0])
+        assert torch.equal(before, torch.get_rng_state())
+
+    def test_batches_may_come_from_a_generator(self, videos: tuple[Video, ...]) -> None:
+        dataset = VideoClips(videos, EvenClips(clip_frames=4, num_clips=1, crop=16))
+        batches = epoch_batches(5, 2, seed=0, first_step=1, last_step=4)
+        expected = list(epoch_batches(5, 2, seed=0, first_step=1, last_step=4))
+        loaded = list(make_loader(dataset, batches, 0))
+        assert [[s.index for s in batch] for batch in loaded] == [[i.video for i in batch] for batch in expected]
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_a_broken_frame_is_one_line_whoever_reads_it(self, tmp_path: Path, workers: int) -> None:
+        broken = write_video(tmp_path / "v", 12)
+        path = broken.frame_dir / "0002.jpg"
+        path.write_bytes(path.read_bytes()[:100])
+        dataset = VideoClips([broken], EvenClips(clip_frames=4, num_clips=2, crop=16))
+        with pytest.raises(DataError) as caught:
+            list(make_loader(dataset, [[Item(0, 0)]], workers))
+        assert str(caught.value) == (
+            f"{path}: this frame is cut off or no JPEG (100 bytes); write it again, or put the video in data.exclude"
+        )
+
+    def test_frames_that_went_missing_since_the_start_are_named(self, tmp_path: Path) -> None:
+        found = write_video(tmp_path / "v", 12)
+        for number in range(8, 12):
+            (found.frame_dir / f"{number:04d}.jpg").unlink()
+        dataset = VideoClips([found], EvenClips(clip_frames=4, num_clips=2, crop=16))
+        with pytest.raises(DataError, match=r"v: holds 8 frames, but had 12 when the run began") as caught:
+            list(make_loader(dataset, [[Item(0, 0)]], 0))
+        assert "\n" not in str(caught.value)
+
+
+def numbers(batches: Iterator[list[Item]]) -> list[list[int]]:
+    return [[item.video for item in batch] for batch in batches]
+
+
+class TestEpochBatches:
+    def test_every_epoch_sees_each_video_at_most_once_in_full_batches(self) -> None:
+        batches = list(epoch_batches(11, 3, seed=1, first_step=0, last_step=9))
+        assert len(batches) == 9
+        for epoch in (1, 2, 3):
+            items = [item for batch in batches[3 * epoch - 3 : 3 * epoch] for item in batch]
+            assert [item.epoch for item in items] == [epoch] * 9
+            assert len({item.video for item in items}) == 9
+            assert all(0 <= item.video < 11 for item in items)
+
+    def test_no_video_is_left_out_for_good(self) -> None:
+        left = [
+            set(range(11))
+            - {
+                item.video
+                for batch in list(epoch_batches(11, 3, seed=1, first_step=3 * e, last_step=3 * e + 3))
+                for item in batch
+            }
+            for e in range(20)
+        ]
+        assert all(len(each) == 2 for each in left)
+        assert set.intersection(*left) == set()
+        assert set.union(*left) == set(range(11))
+
+    def test_a_batch_that_fits_exactly_uses_all(self) -> None:
+        (batch,) = epoch_batches(4, 4, seed=0, first_step=0, last_step=1)
+        assert sorted(item.video for item in batch) == [0, 1, 2, 3]
+
+    def test_resumed_anywhere_it_goes_on_alike(self) -> None:
+        whole = list(epoch_batches(11, 3, seed=1, first_step=0, last_step=10))
+        for step in range(11):
+            assert list(epoch_batches(11, 3, seed=1, first_step=step, last_step=10)) == whole[step:]
+
+    def test_nothing_is_left_after_the_end(self) -> None:
+        assert list(epoch_batches(11, 3, seed=1, first_step=0, last_step=0)) == []
+
+    def test_orders_differ_by_epoch_and_seed(self) -> None:
+        orders = {
+            (seed, epoch): tuple(
+                map(tuple, numbers(epoch_batches(12, 3, seed=seed, first_step=4 * (epoch - 1), last_step=4 * epoch)))
+            )
+            for seed in range(4)
+            for epoch in range(1, 5)
+        }
+        # 16 different orders: `seed * epoch` would give seed 0 one order for ever, and (1, 2) that of (2, 1).
+        assert len(set(orders.values())) == len(orders)
+
+
+class TestRender:
+    def test_values_order_and_shapes(self, tmp_path: Path) -> None:
+        made = [write_video(tmp_path / "a", 40, rows=ROWS), write_video(tmp_path / "b", 40, rows=ROWS[2:], first=100)]
+        dataset = VideoClips(made, training_views(focus=2))
+        clips, masks = render([dataset[Item(1, 1)], dataset[Item(1, 0)]], size=16, device=torch.device("cpu"))
+        assert clips.shape == (8, 3, 8, 16, 16)
+        assert clips.dtype == torch.float32
+        assert clips.is_contiguous(memory_format=torch.channels_last_3d)
+        assert masks is not None
+        assert masks.shape == (8, 1, 16, 16)
+        # Video b: fixations (48, 12, 12) and (7, 20, 30), half of 11 is 5. Video a: (10, 0, 10) and (3, 30, 38).
+        starts = [12, 20, 12, 25, 0, 27, 5, 31]
+        for clip, start, grey in zip(clips, starts, [100] * 4 + [0] * 4, strict=True):
+            for t in range(8):
+                for channel in range(3):
+                    value = (grey + 3 * (start + t)) / 255
+                    expected = (value - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
+                    np.testing.assert_allclose(clip[channel, t].numpy(), expected, atol=1.01 / 255 / 0.22)
+
+    def test_without_cells_there_are_no_masks(self, tmp_path: Path) -> None:
+        dataset = VideoClips([write_video(tmp_path / "a", 20)], EvenClips(clip_frames=4, num_clips=3, crop=16))
+        clips, masks = render([dataset[Item(0, 0)]], size=24, device=torch.device("cpu"))
+        assert clips.shape == (3, 3, 4, 24, 24)
+        assert masks is None
+
+    def test_videos_of_different_sizes_share_a_batch(self, videos: tuple[Video, ...]) -> None:
+        dataset = VideoClips(videos, training_views(FULL))
+        clips, masks = render([dataset[Item(1, i)] for i in range(5)], size=20, device=torch.device("cpu"))
+        assert clips.shape == (30, 3, 8, 20, 20)
+        assert masks is not None
+        assert masks.shape == (30, 1, 20, 20)
+
+    def test_a_video_is_rendered_alike_in_any_batch(self, videos: tuple[Video, ...]) -> None:
+        dataset = VideoClips(videos, training_views(FULL))
+        together, masks = render([dataset[Item(1, i)] for i in (3, 0, 2)], size=20, device=torch.device("cpu"))
+        alone, own = render([dataset[Item(1, 0)]], size=20, device=torch.device("cpu"))
+        assert masks is not None
+        assert own is not None
+        assert torch.equal(together[6:12], alone)
+        assert torch.equal(masks[6:12], own)
+
+    def test_each_mask_lies_on_what_its_clip_fixates(self, tmp_path: Path) -> None:
+        # While cell c is fixated the frames show c's box, white on black: a clip then looks like its own mask, in
+        # whichever way it is cropped, resized and mirrored.
+        folder = tmp_path / "v"
+        folder.mkdir()
+        rows = [Fixation(0, 0, 8), Fixation(24, 10, 18), Fixation(41, 20, 28)]
+        for number in range(31):
+            box = fixation_box(rows[min(number // 10, 2)].cell, grid_num=7, margin_h=0)
+            picture = np.zeros((128, 171, 3), np.uint8)
+            picture[box.top : box.bottom, box.left : box.right] = 255
+            cv2.imwrite(str(folder / f"{number:04d}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+        chooser = TrainingViews(
+            seed=3, clip_frames=4, focus_num=3, grid_num=7, deduplicate=True, margin_h=0, augmentation=GEOMETRY
+        )
+        dataset = VideoClips([Video("v", 0, folder, 31, tuple(rows))], chooser)
+        flips = set()
+        for epoch in range(4):
+            sample = dataset[Item(epoch, 0)]
+            flips |= {view.flip for view in sample.views}
+            clips, masks = render([sample], size=40, device=torch.device("cpu"))
+            assert masks is not None
+            shown = clips[:, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0] > 0.5
+            inside = masks > 0.5
+            for t in range(4):
+                assert (shown[:, t] == inside[:, 0]).float().mean(dim=(1, 2)).min() > 0.97
+        assert flips == {True, False}

@@ -1,0 +1,279 @@
+"""The shape of the package: imports point downward, heavy imports stay where they belong, no setting is dead."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from saccade.spec import Spec
+
+PACKAGE = Path(__file__).resolve().parent.parent / "saccade"
+
+LAYERS = {
+    6: "cli launch",
+    5: "sweep",
+    4: "supervisor runner builders",
+    3: "pretrain evaluation features clustering report",
+    2: "models datasets prototypes journal checkpoint tracking engine learner figures run_dir provenance",
+    1: "gaze losses transforms metrics schedules progress",
+    0: "spec spec_reader spec_wording yaml_marks rng errors torchvision_shim atomic",
+}
+"""A module or package directly below saccade/ may import those of its own layer and of lower ones."""
+
+LAZY_BY_DESIGN = {
+    # The front door: `saccade.load_encoder` comes with first use.
+    ("saccade", "saccade.models.export"),
+    # `load_encoder("runs:/...")` fetches from MLflow, and only then needs it.
+    ("saccade.models.export", "saccade.tracking.model"),
+}
+"""Imports inside a function that close a circle, or go up, on purpose."""
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 59
+
+
+def _modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = _modules()
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    """Full names of all that a module imports, at its top or inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they point"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else str(node.module)
+
+
+EDGES = [
+    (name, other)
+    for name, tree in TREES.items()
+    for other in _imported(tree)
+    if other.split(".")[0] == "saccade" and (name, other) not in LAZY_BY_DESIGN
+]
+
+
+def _part(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_module_stands_in_the_table() -> None:
+    there = {_part(name) for name in MODULES if name != "saccade"}
+    assert there <= LAYER_OF.keys()
+    assert LAYER_OF.keys() - there <= {"sweep"}
+
+
+def test_imports_point_downward() -> None:
+    upward = [
+        f"{name} imports {other}"
+        for name, other in EDGES
+        if other != "saccade" and (name == "saccade" or LAYER_OF[_part(other)] > LAYER_OF[_part(name)])
+    ]
+    assert upward == []
+
+
+def test_imports_have_no_circle() -> None:
+    graph: dict[str, set[str]] = {name: set() for name in MODULES}
+    for name, other in EDGES:
+        graph[name].add(other)
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_lazy_exceptions_are_lazy() -> None:
+    for name, other in LAZY_BY_DESIGN:
+        assert other in set(_imported(TREES[name]))
+        at_import_time = [node for node in TREES[name].body if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert other not in {found for node in at_import_time for found in _imported(node)}
+
+
+def test_only_tracking_imports_mlflow() -> None:
+    importers = {name for name, tree in TREES.items() if any(i.split(".")[0] == "mlflow" for i in _imported(tree))}
+    assert {name.rpartition(".")[0] for name in importers} == {"saccade.tracking"}
+
+
+HEAVY = ("torch", "torchvision", "mlflow", "cv2", "faiss", "sklearn", "pandas", "matplotlib", "pyarrow", "PIL", "scipy")
+
+
+def _loaded_by(code: str) -> set[str]:
+    """Which of HEAVY are loaded after `code` in a new process."""
+    script = f"import sys\n{code}\nprint('loaded:', *sorted(set({HEAVY!r}) & sys.modules.keys()))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("loaded:")
+    return set(last.split()[1:])
+
+
+COMMAND = """
+from saccade.cli import main
+sys.argv = ["saccade", *{arguments!r}]
+try:
+    main()
+except SystemExit as end:
+    assert end.code in (0, None), end.code
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["validate", "SPEC"], ["schema"]], ids=" ".join)
+def test_commands_that_only_read_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("name: x\n")
+    arguments = [str(spec) if word == "SPEC" else word for word in arguments]
+    assert _loaded_by(COMMAND.format(arguments=arguments)) == set()
+
+
+def test_the_supervisor_side_loads_no_torch_before_it_is_needed() -> None:
+    names = "journal run_dir supervisor launch cli spec_reader rng progress engine.stop"
+    code = "\n".join(f"import saccade.{name}" for name in names.split())
+    assert _loaded_by(code) & {"torch", "mlflow", "cv2", "faiss"} == set()
+
+
+def test_the_trainer_never_loads_mlflow() -> None:
+    loaded = _loaded_by("import saccade.runner")
+    assert "torch" in loaded
+    # What else takes a second to load and is needed at the end or seldom.
+    assert loaded & {"mlflow", "sklearn", "pandas", "matplotlib"} == set()
+
+
+def test_the_package_itself_is_cheap_to_import() -> None:
+    assert _loaded_by("import saccade\nassert saccade.__version__") == set()
+
+
+# Every setting is read -----------------------------------------------------------------------------------------------
+
+
+def _settings(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _settings(kind, (*above, name))
+        else:
+            yield (*above, name)
+
+
+class _Reads(ast.NodeVisitor):
+    """Paths of the settings that a module reads, through `spec`, `self.spec` and local names for a section."""
+
+    def __init__(self, settings: set[tuple[str, ...]]) -> None:
+        self.settings = settings
+        self.names: dict[str, tuple[str, ...]] = {}
+        self.found: set[tuple[str, ...]] = set()
+
+    def path(self, node: ast.expr) -> tuple[str, ...] | None:
+        """Dotted path that an expression stands for: `spec` is (), `spec.data` is ("data",)."""
+        if isinstance(node, ast.Name):
+            return () if node.id == "spec" else self.names.get(node.id)
+        if isinstance(node, ast.Attribute):
+            above = self.path(node.value)
+            if above is None:
+                return () if node.attr == "spec" else None
+            return (*above, node.attr)
+        return None
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        for target in node.targets:
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=True))
+            for name, value in pairs:
+                path = self.path(value)
+                if isinstance(name, ast.Name) and path:
+                    self.names[name.id] = path
+        self.generic_visit(node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        path = self.path(node)
+        if path in self.settings:
+            self.found.add(path)
+        elif (
+            path and path[-1] == "model_dump"
+        ):  # the whole section, as `Augmentation(**spec.augmentation.model_dump())`
+            self.found |= {setting for setting in self.settings if len(path) > 1 and setting[:-1] == path[:-1]}
+        self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        outer = dict(self.names)
+        self.generic_visit(node)
+        self.names = outer
+
+
+def _read_anywhere(settings: set[tuple[str, ...]], sources: dict[str, ast.Module]) -> set[tuple[str, ...]]:
+    found = set()
+    for name, tree in sources.items():
+        if not name.startswith("saccade.spec"):
+            reads = _Reads(settings)
+            reads.visit(tree)
+            found |= reads.found
+    return found
+
+
+def test_every_setting_is_read_outside_the_spec() -> None:
+    settings = set(_settings(Spec))
+    assert len(settings) > 60
+    assert settings - _read_anywhere(settings, TREES) == set()
+
+
+def test_a_setting_that_nothing_reads_would_be_found() -> None:
+    settings = {("seed",), ("a", "x"), ("a", "y"), ("b", "x"), ("c", "d", "z"), ("c", "d", "w")}
+    code = """
+def f(spec):
+    a, other = spec.a, spec.seed
+    return a.x, y.y
+
+class Run:
+    def g(self):
+        return Thing(**self.spec.c.d.model_dump())
+
+def h(spec):
+    return a.y
+"""
+    assert _read_anywhere(settings, {"saccade.m": ast.parse(code)}) == {
+        ("seed",),
+        ("a", "x"),
+        ("c", "d", "z"),
+        ("c", "d", "w"),
+    }
+
+
+# Sizes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_no_file_is_too_long() -> None:
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert {name: length for name, length in lengths.items() if length > MAX_FILE_LINES} == {}
+
+
+def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function; its docstring is for the reader and does not count."""
+    first = function.body[0]
+    docstring = (
+        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    )
+    assert function.end_lineno is not None
+    assert first.end_lineno is not None
+    return function.end_lineno - function.lineno + 1 - (first.end_lineno - first.lineno + 1 if docstring else 0)
+
+
+def test_no_function_is_too_long() -> None:
+    lengths = {
+        f"{name}.{node.name}": _lines(node)
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}

@@ -1,0 +1,213 @@
+"""The trainer's process from outside: exit codes, one line for a mistake, stops and resumes."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saccade import pretrain
+from saccade.checkpoint import load_checkpoint, save_checkpoint
+from saccade.datasets.toy import write_toy
+from saccade.journal import read_journal
+from saccade.run_dir import RunDir
+from saccade.runner import main
+from saccade.spec_reader import dump_spec, parse_spec
+
+SPEC = """
+name: small
+data: {{root: {root}, dataset: toy}}
+clip: {{frames: 4, size: 16, eval_crop: 40}}
+saccade: {{focus_num: 2}}
+encoder: {{width: 4}}
+contrast: {{num_negatives: 8, projection_dim: 8}}
+prototypes: {{num_clusters: []}}
+pretrain: {{epochs: 2, batch_size: 4, schedule: cosine}}
+evaluation: {{retrieval: {{clips: 1, topk: [1, 5], baselines: false}}}}
+engine: {{device: cpu, precision: fp32, workers: 0, threads: 1}}
+tracking: {{log_every_steps: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_toy(root, train_per_class=1, test_per_class=1, frames=12, height=48, width=64, workers=1)
+    return root
+
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Make a run's folder with a spec of its own; the tests' signal handlers come back afterwards."""
+    monkeypatch.delenv("SACCADE_SUPERVISED", raising=False)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def run(*overrides: str, root: Path = toy) -> Path:
+        folder = tmp_path / "run"
+        folder.mkdir(exist_ok=True)
+        (folder / "spec.yaml").write_text(dump_spec(parse_spec(SPEC.format(root=root), "x.yaml", overrides)))
+        return folder
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event, _ in read_journal(folder / "journal.jsonl") if event["kind"] == kind]
+
+
+def mistake(folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """The one line that a run that cannot go on leaves, after the names of its stages and how far it got."""
+    capfd.readouterr()
+    assert main([str(folder)]) == 2
+    lines = [
+        line for line in capfd.readouterr().err.splitlines() if not line.startswith(("saccade: ", "pre-training: "))
+    ]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert not any(event["status"] for event in events(folder, "end"))
+    return lines[0]
+
+
+def test_a_spec_that_cannot_be_read(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = make()
+    (folder / "spec.yaml").unlink()
+    assert "spec.yaml: no such file" in mistake(folder, capfd)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.dataset=nothing", "nothing: the dataset is not there"),
+        ("data.root=${SACCADE_NOT_SET}", "data.root: the environment variable SACCADE_NOT_SET is not set"),
+        ("clip.frames=40", "fewer usable frames (all but the last) than a clip's 40"),
+        ("pretrain.batch_size=9", "pretrain.batch_size: 9 videos do not fit in a training list of 8; use at most 8"),
+        ("evaluation.retrieval.topk=[1, 9]", "evaluation.retrieval.topk: 9 neighbours cannot be retrieved among 8"),
+    ],
+)
+def test_what_cannot_work_is_told_before_the_first_step(
+    make: Make, capfd: pytest.CaptureFixture[str], override: str, said: str
+) -> None:
+    folder = make(override)
+    assert said in mistake(folder, capfd)
+    assert events(folder, "metrics") == []
+
+
+def test_more_clusters_than_fixations_are_told_before_the_first_step(
+    make: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make("prototypes.num_clusters=[3, 17]", "prototypes.warmup_epoch=1", "prototypes.every_epochs=1")
+    assert mistake(folder, capfd).endswith(
+        "prototypes.num_clusters: 17 clusters are more than the 16 fixations of 8 training videos x focus_num; "
+        "use at most 16"
+    )
+    assert events(folder, "metrics") == []
+
+
+def test_without_epochs_the_random_encoder_is_evaluated(make: Make) -> None:
+    folder = make("pretrain.epochs=0")
+    assert main([str(folder)]) == 0
+    assert [set(event["values"]) for event in events(folder, "metrics")] == [
+        {"test/retrieval_top1", "test/retrieval_top5"}
+    ]
+    assert {event["path"] for event in events(folder, "artifact")} == {
+        "figures/neighbours.png",
+        "encoder",
+        "summary.md",
+    }
+    assert not (folder / "checkpoints").exists()
+
+
+def test_without_evaluation_it_trains_only(make: Make) -> None:
+    folder = make("evaluation.retrieval.enabled=false", "pretrain.epochs=1", "saccade.source=random")
+    assert main([str(folder)]) == 0
+    assert {name.split("/")[0] for event in events(folder, "metrics") for name in event["values"]} == {
+        *("pretrain", "optim", "perf", "epoch"),
+    }
+    assert "Nothing was evaluated" in (folder / "summary.md").read_text()
+
+
+def test_a_stop_is_saved_and_the_run_goes_on_from_there(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, step, done = make(), pretrain.training_step, []
+
+    def stopping(learner: Any, *rest: Any) -> Any:
+        done.append(learner.step + 1)
+        if done == [1, 2, 3]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(learner, *rest)
+
+    monkeypatch.setattr(pretrain, "training_step", stopping)
+    assert main([str(folder)]) == 143
+    assert [event["status"] for event in events(folder, "end")] == ["stopped"]
+    assert load_checkpoint(folder / "checkpoints" / "last.pt")["learner"]["step"] == 3
+    assert main([str(folder)]) == 0
+    assert done == [1, 2, 3, 4]
+    assert [event["step"] for event in events(folder, "metrics") if "pretrain/loss" in event["values"]] == [1, 2, 3, 4]
+    assert [event["number"] for event in events(folder, "attempt")] == [1, 2]
+    # Resumed once more, a finished run trains no further; its results are written down again.
+    assert main([str(folder)]) == 0
+    assert done == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def trained(make: Make, toy: Path, tmp_path: Path) -> Path:
+    """A run of one epoch, on a copy of the data, that is about to go on for a second one."""
+    shutil.copytree(toy, tmp_path / "data")
+    folder = make("pretrain.epochs=1", root=tmp_path / "data")
+    assert main([str(folder)]) == 0
+    (folder / "journal.jsonl").write_text(
+        "".join(line for line in (folder / "journal.jsonl").read_text().splitlines(True) if '"end"' not in line)
+    )
+    return make(root=tmp_path / "data")
+
+
+def test_other_videos_in_the_same_place_are_no_way_to_go_on(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    frames = sorted((tmp_path / "data" / "toy" / "jpegs_256").glob("v_Bob_g01*/*.jpg"))
+    frames[0].write_bytes(frames[-1].read_bytes())
+    before = load_checkpoint(trained / "checkpoints" / "last.pt")["learner"]["step"]
+    said = mistake(trained, capfd)
+    assert "was trained on dataset digest" in said
+    assert "restore the videos, or start a new run" in said
+    assert load_checkpoint(trained / "checkpoints" / "last.pt")["learner"]["step"] == before == 2
+
+
+def test_data_that_has_moved_is_a_way_to_go_on(trained: Path, tmp_path: Path, make: Make) -> None:
+    (tmp_path / "data").rename(tmp_path / "moved")
+    make(root=tmp_path / "moved")
+    assert main([str(trained)]) == 0
+    assert load_checkpoint(trained / "checkpoints" / "last.pt")["learner"]["step"] == 4
+
+
+def test_a_damaged_checkpoint_is_told(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    last = trained / "checkpoints" / "last.pt"
+    content = last.read_bytes()
+    last.write_bytes(content[: len(content) // 2])
+    assert "last.pt: not a readable checkpoint" in mistake(trained, capfd)
+    save_checkpoint(last, {"something": "else"})
+    assert "last.pt: not a checkpoint of a pre-training run" in mistake(trained, capfd)
+
+
+def test_a_run_that_is_being_trained_is_left_alone(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = make()
+    with RunDir(folder).lock():
+        assert "is being trained by pid" in mistake(folder, capfd)
+    assert not (folder / "journal.jsonl").exists()
+
+
+def test_a_broken_frame_stops_the_run_with_its_name(
+    make: Make, toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(toy, tmp_path / "data")
+    (frame,) = (tmp_path / "data" / "toy" / "jpegs_256").glob("v_Hop_g01*/000006.jpg")
+    frame.write_bytes(frame.read_bytes()[:200])
+    folder = make("engine.workers=1", "evaluation.retrieval.enabled=false", root=tmp_path / "data")
+    assert f"{frame}: this frame is cut off or no JPEG (200 bytes)" in mistake(folder, capfd)
