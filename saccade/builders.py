@@ -46,6 +46,7 @@ def build_dataset(spec: Spec) -> Dataset:
         exclude=spec.data.exclude,
         validation=spec.data.validation,
         min_frames=spec.clip.frames,
+        show_progress=True,
     )
 
 

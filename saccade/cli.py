@@ -76,8 +76,10 @@ def ui(
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
     """Open the MLflow UI on this machine's runs; where $MLFLOW_TRACKING_URI names a server, say where its UI is."""
+    from saccade.tracking.sync import reconcile
     from saccade.tracking.ui import serve_ui
 
+    reconcile(runs_root)
     raise typer.Exit(serve_ui(runs_root, port=port))
 
 

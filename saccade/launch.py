@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from saccade.datasets.layout import check_folder
 from saccade.errors import SpecError
 from saccade.run_dir import create_run, open_run, update_run
 from saccade.spec import Spec
@@ -21,6 +22,7 @@ def start_run(runs_root: Path, spec_path: Path, overrides: Sequence[str]) -> int
     """Start a new run; returns the exit code of `supervise`."""
     spec = read_spec(spec_path, overrides)
     uri = expand_env(spec.tracking.uri, "tracking.uri")
+    check_folder(expand_env(spec.data.root, "data.root"), spec.data.dataset)
     reconcile(runs_root, say=_say)
     run = create_run(runs_root, spec, sys.argv)
     return supervise(run, resume=False, tracking_uri=uri, experiment=spec.tracking.experiment)
@@ -33,7 +35,7 @@ def resume_run(runs_root: Path, ref: str, spec_path: Path | None, overrides: Seq
     spec = read_spec(spec_path if spec_path is not None else own, overrides)
     check_resumable(read_spec(own), spec, run.id)
     uri = expand_env(spec.tracking.uri, "tracking.uri")
-    reconcile(runs_root, say=_say)
+    reconcile(runs_root, say=_say, skip=run.id)
     update_run(run, spec, sys.argv)
     return supervise(run, resume=True, tracking_uri=uri, experiment=spec.tracking.experiment)
 

@@ -111,6 +111,7 @@ def write_report(folder: Path, spec: Spec, data: Dataset, machine: str) -> str:
     lines = [
         f"# {spec.name}",
         "",
+        *([_headline(table), ""] if table else []),  # first: the MLflow UI shows the beginning and folds the rest
         f"Saccade-guided pre-training of **{spec.encoder.name}** (width {spec.encoder.width}) on **{data.name}** split "
         f"{spec.data.split}: {len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test "
         f"videos, {len({video.label for video in data.train})} classes; {_counted(spec.pretrain.epochs, 'epoch')} of "
@@ -143,6 +144,11 @@ def write_report(folder: Path, spec: Spec, data: Dataset, machine: str) -> str:
             lines += [f"## {words}", "", f"![{words}]({path})", ""]
     (folder / "summary.md").write_text("\n".join(lines), encoding="utf-8")
     return as_text(table) if table else ""
+
+
+def _headline(table: list[list[str]]) -> str:
+    """The first score of each row, in one line."""
+    return f"**Retrieval {table[0][1]}: " + ", ".join(f"{row[1]} {row[0]}" for row in table[1:]) + ".**"
 
 
 def _counted(count: int, noun: str) -> str:

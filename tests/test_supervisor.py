@@ -22,7 +22,7 @@ from saccade.supervisor import supervise
 from saccade.tracking.address import local_uri
 from saccade.tracking.shipping_state import ShippingState
 from saccade.tracking.store import Store
-from saccade.tracking.sync import reconcile, sync_run
+from saccade.tracking.sync import reconcile, sync_run, sync_runs
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -232,6 +232,11 @@ def test_names_that_mlflow_refuses_do_not_hold_up_the_rest(run: RunDir, capfd: p
     said = capfd.readouterr().err
     assert said.count("refuses metric bad@key") == 1
     assert said.count("file gone.txt") == 1
+    for what in [what for what in state.refused if what.startswith("file ")]:
+        del state.refused[what]
+    state.save()
+    assert sync_runs(run.root) == 0
+    assert capfd.readouterr().out == "nothing to send: all is on the server\n"
 
 
 def test_values_that_are_not_finite(run: RunDir) -> None:

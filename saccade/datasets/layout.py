@@ -24,7 +24,7 @@ from saccade.gaze.fixations import usable_length
 from saccade.gaze.scanpath import Fixation, read_scanpath
 from saccade.progress import progress
 
-__all__ = ["FRAMES_FOLDER", "SPLIT_FOLDER", "Dataset", "Video", "load_dataset", "scanpath_folder"]
+__all__ = ["FRAMES_FOLDER", "SPLIT_FOLDER", "Dataset", "Video", "check_folder", "load_dataset", "scanpath_folder"]
 
 FRAMES_FOLDER = "jpegs_256"
 SPLIT_FOLDER = "split"
@@ -227,6 +227,15 @@ def _digest(classes: Sequence[str], parts: dict[str, tuple[Video, ...]], scanned
     return content.hexdigest()[:32]
 
 
+def check_folder(root: Path | str, dataset: str) -> None:
+    """Refuse a dataset whose folder is not there, in no time: for before a run is begun.
+
+    Raises:
+        DataError: Says what is there instead.
+    """
+    _names_in(Path(root) / dataset, wanted="the dataset")
+
+
 def load_dataset(
     root: Path | str,
     dataset: str,
@@ -257,8 +266,8 @@ def load_dataset(
     Raises:
         DataError: Anything that is missing, malformed or contradictory; names the file.
     """
+    check_folder(root, dataset)
     folder = Path(root) / dataset
-    _names_in(folder, wanted="the dataset")
     frames_folder = folder / FRAMES_FOLDER
     lists = read_split(folder / SPLIT_FOLDER, split)
     train, test = _without_excluded(lists, exclude)

@@ -212,7 +212,7 @@ def write_toy(
     dataset: str = "toy",
     seed: int = 632,
     train_per_class: int = 20,
-    test_per_class: int = 10,
+    test_per_class: int = 20,
     frames: int = 40,
     height: int = 80,
     width: int = 107,

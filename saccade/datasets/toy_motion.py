@@ -1,8 +1,9 @@
 """How the toy's mover moves: one class, one motion, and the same law of what any single frame shows.
 
 The mover's position, size and angle are functions of phases and a small displacement that are drawn uniformly, whatever
-the class. A class says which of them run on with time. Since a uniform phase stays uniform when it runs, the state in
-any one frame follows the same law in all classes. (Slant and Orbit tie the two phases of the position together, which
+the class. All phases drift slowly, so that two moments of a video have little in common but the motion; a class says
+which of them run fast. Since a uniform phase stays uniform when it runs, the state in any one frame follows the same
+law in all classes. (Slant and Orbit tie the two phases of the position together, which
 moves its joint law a little; the wide uniform draw of the centre hides that.)
 """
 
@@ -46,7 +47,8 @@ class Trajectory:
 
 def _turning(rng: np.random.Generator, frames: int, period_frames: tuple[float, float]) -> FloatArray:
     """Phase added in each frame by steady turning, either way, at a period from a range."""
-    return rng.choice((-1, 1)) * 2 * np.pi * np.arange(frames) / rng.uniform(*period_frames)
+    direction = int(rng.choice((-1, 1)))
+    return direction * 2 * np.pi * np.arange(frames) / rng.uniform(*period_frames)
 
 
 def _hops(rng: np.random.Generator, frames: int) -> FloatArray:
@@ -74,7 +76,9 @@ def draw_trajectory(
     amplitude, radius, shake = (rng.uniform(*bounds) * height for bounds in (_AMPLITUDE, _RADIUS, _SHAKE))
     reach = (_AMPLITUDE[1] + _SHAKE[1] + _BORDER) * height
     centre_x, centre_y = rng.uniform(reach, width - reach), rng.uniform(reach, height - reach)
-    phases = {name: rng.uniform(0, 2 * np.pi) + _turning(rng, frames, _DRIFT_FRAMES) for name in ("x", "y", "size", "angle")}
+    phases = {
+        name: rng.uniform(0, 2 * np.pi) + _turning(rng, frames, _DRIFT_FRAMES) for name in ("x", "y", "size", "angle")
+    }
     tremble = np.broadcast_to(rng.uniform(-shake, shake, size=(2, 1)), (2, frames))
 
     turn = _turning(rng, frames, _PERIOD_FRAMES)

@@ -37,7 +37,7 @@ def sync_runs(
     for run in [open_run(runs_root, ref)] if ref is not None else list_runs(runs_root):
         try:
             state = ShippingState.load(run.path)
-            if state is not None and state.complete and not state.refused:
+            if state is not None and state.complete and not _worth_another_try(state):
                 continue
             unsent = sync_run(run, tracking_uri=tracking_uri, say=say)
         except BusyError as error:
@@ -84,9 +84,10 @@ def sync_run(
             uri = resolve_uri(tracking_uri, run.root)
             experiment = run.record()["params"].get("tracking.experiment", "saccade")
             state = ShippingState(folder=run.path, tracking_uri=strip_credentials(uri), experiment=experiment)
-        if state.complete and not state.refused:
+        if state.complete and not _worth_another_try(state):
             return ""
         state.complete = False
+        state.refused.pop("run", None)
         return _ship(run, state, with_credentials(state.tracking_uri, tracking_uri), say, patience_sec)[0]
 
 
@@ -119,9 +120,8 @@ def reconcile(
                     continue
                 uri = with_credentials(state.tracking_uri)
                 unsent, shipper = _ship(run, state, uri, say, max(1.0, deadline - time.monotonic()), once=True)
-                if isinstance(shipper.trouble, GoneError):  # Its owner wants it gone; do not complain for ever.
-                    state.refused, state.complete = {**state.refused, "run": str(shipper.trouble)}, True
-                    state.save()
+                if isinstance(shipper.trouble, GoneError):
+                    _give_up(run, str(shipper.trouble))
             if not unsent:
                 done.append(run.id)
                 say(f"saccade: run {run.id} of before is tracked to its end now: {_status(state)}")
@@ -132,6 +132,19 @@ def reconcile(
         except (RunError, OSError) as error:
             say(f"saccade: run {run.id} of before could not be put right: {error}")
     return done
+
+
+def _worth_another_try(state: ShippingState) -> bool:
+    """Whether something was refused that may be taken now: files, or a run that was deleted. Bad names stay bad."""
+    return any(what == "run" or what.startswith("file ") for what in state.refused)
+
+
+def _give_up(run: RunDir, why: str) -> None:
+    """A run that its owner has deleted in MLflow is not asked for again at every start; `runs sync` still tries."""
+    state = ShippingState.load(run.path)
+    if state is not None:
+        state.refused, state.complete = {**state.refused, "run": why}, True
+        state.save()
 
 
 def _status(state: ShippingState) -> str:

