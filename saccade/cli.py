@@ -167,7 +167,7 @@ def _write(path: Path, text: str) -> None:
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="saccade")
     except SaccadeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from saccade.datasets.layout import check_folder
 from saccade.errors import SpecError
 from saccade.run_dir import create_run, open_run, update_run
 from saccade.spec import Spec
@@ -20,6 +19,8 @@ _FREE_ON_RESUME = ("name", "data.root", "evaluation.", "checkpoint.", "engine.",
 
 def start_run(runs_root: Path, spec_path: Path, overrides: Sequence[str]) -> int:
     """Start a new run; returns the exit code of `supervise`."""
+    from saccade.datasets.layout import check_folder  # brings OpenCV, which a resume has no use for
+
     spec = read_spec(spec_path, overrides)
     uri = expand_env(spec.tracking.uri, "tracking.uri")
     check_folder(expand_env(spec.data.root, "data.root"), spec.data.dataset)

@@ -13,7 +13,7 @@ T = TypeVar("T")
 TERMINAL_VARIABLE = "SACCADE_TERMINAL"
 """Environment variable: "1" when what is written to stderr ends up on a terminal though stderr itself is a file."""
 
-_BAR_SECONDS, _LINE_SECONDS = 0.5, 15.0
+_BAR_SECONDS, _LINE_SECONDS, _SILENT_SECONDS = 0.5, 15.0, 1.0
 
 
 class _PlainLines:
@@ -44,6 +44,7 @@ def progress(
     """
     terminal = sys.stderr.isatty() or os.environ.get(TERMINAL_VARIABLE) == "1"
     options: dict[str, Any] = {"desc": desc, "unit": f" {unit}", "total": total, "initial": initial, "smoothing": 0.1}
+    options["delay"] = _SILENT_SECONDS  # what is done in a moment needs no bar
     if terminal:
         # Written to a file that the supervisor copies to the terminal, so tqdm cannot find out the width itself.
         columns = None if sys.stderr.isatty() else int(os.environ.get("COLUMNS", "100"))
