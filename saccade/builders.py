@@ -1,6 +1,7 @@
 """From a spec to the objects of a run. Only here and in `runner` does code know what a spec is."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,30 +51,26 @@ def build_dataset(spec: Spec) -> Dataset:
     )
 
 
+def _fixation_settings(spec: Spec) -> dict[str, Any]:
+    """What training and clustering choose their fixations by."""
+    return {
+        "seed": spec.seed,
+        "clip_frames": spec.clip.frames,
+        "focus_num": spec.saccade.focus_num,
+        "grid_num": spec.saccade.grid_num,
+        "deduplicate": spec.saccade.deduplicate,
+        "margin_h": spec.saccade.margin_h,
+    }
+
+
 def build_training_views(spec: Spec) -> TrainingViews:
     """The clips of a training step."""
-    return TrainingViews(
-        seed=spec.seed,
-        clip_frames=spec.clip.frames,
-        focus_num=spec.saccade.focus_num,
-        grid_num=spec.saccade.grid_num,
-        deduplicate=spec.saccade.deduplicate,
-        margin_h=spec.saccade.margin_h,
-        augmentation=Augmentation(**spec.augmentation.model_dump()),
-    )
+    return TrainingViews(**_fixation_settings(spec), augmentation=Augmentation(**spec.augmentation.model_dump()))
 
 
 def build_fixation_clips(spec: Spec) -> FirstViews:
     """The clips of a clustering."""
-    return FirstViews(
-        seed=spec.seed,
-        clip_frames=spec.clip.frames,
-        focus_num=spec.saccade.focus_num,
-        grid_num=spec.saccade.grid_num,
-        deduplicate=spec.saccade.deduplicate,
-        margin_h=spec.saccade.margin_h,
-        crop=spec.clip.eval_crop,
-    )
+    return FirstViews(**_fixation_settings(spec), crop=spec.clip.eval_crop)
 
 
 def build_retrieval_clips(spec: Spec) -> EvenClips:

@@ -48,7 +48,7 @@ class Trajectory:
 def _turning(rng: np.random.Generator, frames: int, period_frames: tuple[float, float]) -> FloatArray:
     """Phase added in each frame by steady turning, either way, at a period from a range."""
     direction = int(rng.choice((-1, 1)))
-    return direction * 2 * np.pi * np.arange(frames) / rng.uniform(*period_frames)
+    return np.asarray(direction * 2 * np.pi * np.arange(frames) / rng.uniform(*period_frames), dtype=np.float64)
 
 
 def _hops(rng: np.random.Generator, frames: int) -> FloatArray:
