@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from saccade import load_encoder
 from saccade.datasets.toy import write_toy
 from saccade.journal import read_journal
 from saccade.run_dir import RunDir, create_run
@@ -195,3 +196,9 @@ def test_mlflow_holds_each_point_once_after_a_kill_and_a_resume(
     ]
     assert sorted(shipped) == sorted(points(unbroken))
     assert json.loads((run.path / "shipping.json").read_text())["complete"]
+
+    # The model is found by its address alone, as in a fresh shell where the runs are.
+    monkeypatch.chdir(tmp_path)
+    clips = torch.rand(2, 3, 4, 16, 16)
+    tracked_encoder, own = load_encoder(f"runs:/{tracked[0].info.run_id}/model"), load_encoder(run.path)
+    assert torch.equal(tracked_encoder(clips), own(clips))

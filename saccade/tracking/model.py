@@ -154,8 +154,8 @@ def fetch_model(uri: str, *, runs_root: str | Path = "runs") -> Path:
     """Download what an MLflow address stands for; the copy goes when the program ends.
 
     Args:
-        uri: `runs:/<MLflow run id>/model` or `models:/<name>/<version>`, looked up at $MLFLOW_TRACKING_URI, or in the
-            SQLite file below `runs_root`.
+        uri: `runs:/<MLflow run id>/model` or `models:/<name>/<version>`, looked up where the calling program or
+            $MLFLOW_TRACKING_URI says, else in the SQLite file below `runs_root`.
 
     Returns:
         A folder that holds encoder.safetensors, here or deeper.
@@ -164,14 +164,15 @@ def fetch_model(uri: str, *, runs_root: str | Path = "runs") -> Path:
         WeightsError: There is nothing at that address, or the server does not answer.
     """
     try:
-        address = resolve_uri(None, runs_root)
-        file = sqlite_file(address)
-        if file is not None and not file.exists():
-            raise WeightsError(f"{uri}: there is no {file}; set MLFLOW_TRACKING_URI to the server that has the run")
-        with _client_settings():
+        # In the environment too: where a run's model lies, MLflow looks up there, whatever it is passed.
+        with _client_settings(resolve_uri(None, runs_root)):
             import mlflow
             from mlflow.exceptions import MlflowException
 
+            address = mlflow.get_tracking_uri()  # the calling program may have set its own
+            file = sqlite_file(address)
+            if file is not None and not file.exists():
+                raise WeightsError(f"{uri}: there is no {file}; set MLFLOW_TRACKING_URI to the server that has the run")
             scheme, _, rest = uri.partition(":/")
             if scheme == "runs" and rest.strip("/").endswith(f"/{MODEL_FOLDER}"):
                 uri = f"{uri.rstrip('/')}/{_EXTRA_FILES}"
@@ -190,10 +191,11 @@ def fetch_model(uri: str, *, runs_root: str | Path = "runs") -> Path:
 
 
 @contextlib.contextmanager
-def _client_settings() -> Iterator[None]:
-    """Our patience with the server, within somebody else's program."""
-    before = {name: os.environ.get(name) for name in CLIENT_SETTINGS}
-    os.environ.update({name: value for name, value in CLIENT_SETTINGS.items() if before[name] is None})
+def _client_settings(address: str) -> Iterator[None]:
+    """The server's address and our patience with it, within somebody else's program."""
+    settings = {**CLIENT_SETTINGS, "MLFLOW_TRACKING_URI": address}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update({name: value for name, value in settings.items() if before[name] is None})
     try:
         yield
     finally:
