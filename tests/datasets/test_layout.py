@@ -248,8 +248,13 @@ def test_hmdb_style(tmp_path: Path) -> None:
     assert [(v.name, v.label) for v in dataset.test] == [("v_A_g03_c01", 0), ("v_B_g03_c01", 1)]
 
 
-def test_the_bar_is_shown_on_request(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_is_shown_on_request_when_reading_takes_long(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _write(tmp_path)
+    _load(tmp_path, show_progress=True)
+    assert capfd.readouterr().err == ""  # over in a moment
+    monkeypatch.setattr("saccade.progress._SILENT_SECONDS", 0.0)
     _load(tmp_path)
     assert capfd.readouterr().err == ""
     _load(tmp_path, show_progress=True)
