@@ -134,9 +134,8 @@ def test_an_address_with_nothing_behind_it(finished: tuple[RunDir, str], uri: st
 
 
 def test_without_a_server_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
-
-    mlflow.set_tracking_uri("")  # an earlier test may have set one, which counts
+    # An earlier test may have set one in this process, which counts.
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(WeightsError, match=r"there is no .*/mlflow.db; set MLFLOW_TRACKING_URI"):
         fetch_model(f"runs:/{'0' * 32}/model", runs_root=tmp_path)
