@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["write_text"]
+__all__ = ["sync_folder", "write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -17,8 +17,13 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring to disk what was renamed in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

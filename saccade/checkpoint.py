@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from saccade import atomic
 from saccade.errors import CheckpointError
 
 __all__ = ["link_checkpoint", "load_checkpoint", "save_checkpoint"]
@@ -49,7 +50,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    _sync_folder(path.parent)
+    atomic.sync_folder(path.parent)
 
 
 def link_checkpoint(source: Path, target: Path) -> None:
@@ -66,7 +67,7 @@ def link_checkpoint(source: Path, target: Path) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
     temporary.replace(target)
-    _sync_folder(target.parent)
+    atomic.sync_folder(target.parent)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -95,11 +96,3 @@ def _check_sums(path: Path) -> None:
             damaged = archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"{damaged} in it has changed since it was written")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
