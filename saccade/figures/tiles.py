@@ -8,12 +8,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["GREEN", "GREY", "RED", "Row", "Tile", "write_rows"]
+from saccade.gaze.masks import PLANE_HEIGHT, PLANE_WIDTH, Box
+
+__all__ = ["GREEN", "GREY", "OUTSIDE", "RED", "Picture", "Row", "Tile", "darkened", "write_rows"]
 
 Picture = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 GREEN, RED, GREY = (0, 140, 60), (200, 30, 30), (120, 120, 120)
+OUTSIDE = 0.35
+"""Brightness of what lies outside a fixation."""
 
 _GAP, _BORDER, _TEXT, _LABEL = 6, 3, 13, 150
 _INK, _PAPER = (20, 20, 20), (255, 255, 255)
@@ -32,6 +36,16 @@ class Row(NamedTuple):
 
     label: str
     tiles: Sequence[Tile]
+
+
+def darkened(picture: Picture, box: Box) -> Picture:
+    """The picture `[H, W, 3]`, dark outside a box of the mask plane."""
+    height, width = picture.shape[:2]
+    rows = slice(box.top * height // PLANE_HEIGHT, box.bottom * height // PLANE_HEIGHT)
+    columns = slice(box.left * width // PLANE_WIDTH, box.right * width // PLANE_WIDTH)
+    dark = (picture * OUTSIDE).astype(np.uint8)
+    dark[rows, columns] = picture[rows, columns]
+    return dark
 
 
 def write_rows(path: Path, title: str, rows: Sequence[Row], *, side: int = 112) -> None:

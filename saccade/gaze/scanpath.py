@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from saccade.errors import DataError
 
-__all__ = ["Fixation", "read_scanpath", "rows_from_gaze", "write_scanpath"]
+__all__ = ["Fixation", "gaze_cells", "read_scanpath", "rows_from_gaze", "write_scanpath"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,12 @@ def write_scanpath(path: Path, fixations: Iterable[Fixation]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8", newline="\n")
     os.replace(partial, path)
+
+
+def gaze_cells(places: npt.NDArray[np.float64], grid_num: int) -> list[int]:
+    """Cell of the gaze in each frame, from its places `[T, 2]` as parts of the frame's height and width."""
+    rows, columns = np.clip(np.floor(places * grid_num).astype(int), 0, grid_num - 1).T
+    return [int(cell) for cell in rows * grid_num + columns]
 
 
 def rows_from_gaze(cells: Sequence[int], min_frames: int = 3) -> tuple[Fixation, ...]:

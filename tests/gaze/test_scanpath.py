@@ -1,11 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.errors import DataError
-from saccade.gaze.scanpath import Fixation, read_scanpath, rows_from_gaze, write_scanpath
+from saccade.gaze.scanpath import Fixation, gaze_cells, read_scanpath, rows_from_gaze, write_scanpath
 
 
 def _file(folder: Path, text: str) -> Path:
@@ -116,3 +117,9 @@ def test_rows_from_gaze_against_a_frame_by_frame_count(cells: list[int], min_fra
         if frame == first and last - first + 1 >= min_frames:
             wanted.append(Fixation(cells[frame], first, last + 1))
     assert list(rows_from_gaze(cells, min_frames)) == wanted
+
+
+def test_cells_of_a_gaze_by_hand() -> None:
+    places = np.array([[0, 0], [0.5, 0.5], [0.999, 0.01], [3 / 7, 0.2857], [1.0, 1.0]])
+    assert gaze_cells(places, 7) == [0, 24, 42, 22, 48]
+    assert gaze_cells(places, 2) == [0, 3, 2, 0, 3]

@@ -1,0 +1,16 @@
+"""Marker files: with which parameters a folder was made, so that work is gone on with only where it fits."""
+
+import json
+from pathlib import Path
+
+__all__ = ["read_marker"]
+
+
+def read_marker(path: Path) -> object:
+    """The marker's content; None when there is no such file, "unreadable" when it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return "unreadable"
