@@ -1,21 +1,21 @@
-"""One video file to one folder of JPEG frames; the part of `prepare` that runs in worker processes."""
+"""One video to one folder of JPEG frames; the part of `prepare` that runs in worker processes."""
 
 import errno
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from saccade.datasets.archives import MemberError, open_archive
+from saccade.datasets.frames import list_frames
+from saccade.datasets.sources import Source
 from saccade.errors import DataError
 
-__all__ = ["Job", "Outcome", "extract", "frame_size", "start_worker"]
+__all__ = ["Job", "Outcome", "extract", "frame_size"]
 
 _TOLERANCE_FRAMES, _TOLERANCE_PART = 2, 0.02
 """Containers count their frames loosely; only a video that lacks more than this is cut off."""
@@ -25,7 +25,7 @@ _TOLERANCE_FRAMES, _TOLERANCE_PART = 2, 0.02
 class Job:
     """A video to write."""
 
-    source: Path
+    source: Source
     target: Path
     """Folder of its frames; exists only once it is complete."""
     short_side: int
@@ -47,21 +47,6 @@ class _BrokenVideoError(Exception):
     """The file is at fault, not the disk it is written to."""
 
 
-def _watch_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def start_worker() -> None:
-    """Set up a worker process: one thread, quiet, gone when its parent is gone, Ctrl-C left to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    # A killed parent cannot tell its workers; without this they would wait for work for ever.
-    threading.Thread(target=_watch_parent, daemon=True).start()
-
-
 def frame_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """(width, height) with the shorter side at `short_side` and the aspect kept, px."""
     short = min(width, height)
@@ -78,9 +63,9 @@ def _resized(image: npt.NDArray[np.uint8], short_side: int) -> npt.NDArray[np.ui
     return np.asarray(cv2.resize(image, size, interpolation=how), dtype=np.uint8)
 
 
-def _write_frames(job: Job, folder: Path) -> int:
+def _decode(video: Path, job: Job, folder: Path) -> int:
     # Only FFmpeg: OpenCV's other readers take a % in a name for a pattern of numbered pictures.
-    capture = cv2.VideoCapture(str(job.source.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    capture = cv2.VideoCapture(str(video.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     try:
         if not capture.isOpened():
             raise _BrokenVideoError("cannot be opened as a video")
@@ -106,8 +91,24 @@ def _write_frames(job: Job, folder: Path) -> int:
     return count
 
 
+def _write_frames(job: Job, folder: Path) -> int:
+    source = job.source
+    if source.archive is None:
+        return _decode(source.path, job, folder)
+    archive = open_archive(source.archive)
+    if source.has_frames:
+        for member in source.members:
+            archive.extract(member, folder / PurePosixPath(member).name)
+        return len(list_frames(folder))
+    video = folder / f".video{source.path.suffix}"
+    archive.extract(source.members[0], video)
+    count = _decode(video, job, folder)
+    video.unlink()
+    return count
+
+
 def extract(job: Job) -> Outcome:
-    """Decode a video into frames of the wanted size; its folder appears when it is complete.
+    """Write the frames of a video; its folder appears when it is complete, in place of one that was there.
 
     Raises:
         DataError: The frames cannot be written.
@@ -117,8 +118,9 @@ def extract(job: Job) -> Outcome:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         frames = _write_frames(job, partial)
+        shutil.rmtree(job.target, ignore_errors=True)
         os.replace(partial, job.target)
-    except _BrokenVideoError as fault:
+    except (_BrokenVideoError, MemberError) as fault:
         shutil.rmtree(partial, ignore_errors=True)
         return Outcome(job, 0, str(fault))
     except cv2.error as error:

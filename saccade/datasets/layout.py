@@ -4,21 +4,16 @@
 `<root>/<dataset>/scan_idx_<G>/<video>.txt` scanpath rows of the training videos.
 """
 
-import hashlib
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from pathlib import Path
-from re import split as re_split
 
-import numpy as np
-
-from saccade.datasets.frames import list_frames
-from saccade.datasets.splits import Entry, Split, read_split
+from saccade.datasets.digest import content_digest, scanpath_digest
+from saccade.datasets.frames import FrameFolder, scan_frames
+from saccade.datasets.splits import Entry, Split, names_on_disk, read_split
 from saccade.errors import DataError
 from saccade.gaze.fixations import usable_length
 from saccade.gaze.scanpath import Fixation, read_scanpath
@@ -28,8 +23,6 @@ __all__ = ["FRAMES_FOLDER", "SPLIT_FOLDER", "Dataset", "Video", "check_folder", 
 
 FRAMES_FOLDER = "jpegs_256"
 SPLIT_FOLDER = "split"
-_SIZES = 16
-"""Frames of a video whose file size enters the digest."""
 _NAMED = 5
 """How many videos a message names at most."""
 
@@ -60,18 +53,14 @@ class Dataset:
     """Held out of the training list."""
     test: tuple[Video, ...]
     digest: str
-    """32 hex digits that change with the videos, their order, labels, parts, frames (number, and bytes of some of them)
-    and scanpath rows."""
+    """Of classes, training list, test list and frames: see `content_digest`. Held-out videos count as training."""
+    scanpath_digest: str = ""
+    """Of the training videos' scanpath rows; empty when none were read."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Frames:
-    """What is known of a listed video's frames."""
-
-    folder: Path
-    count: int
-    sizes: tuple[int, ...]
-    """Bytes of some of the frame files, spread evenly over the video."""
+    @property
+    def identity(self) -> str:
+        """Digests of all that a run can learn from: videos, and scanpath rows if it reads them."""
+        return " ".join(filter(None, (self.digest, self.scanpath_digest)))
 
 
 def scanpath_folder(grid_num: int) -> str:
@@ -91,50 +80,6 @@ def _names_in(folder: Path, *, wanted: str) -> list[str]:
         raise DataError(f"{parent}: no such folder, so no {folder.name} in it; set data.root and data.dataset")
     listed = ", ".join(there[:20]) or "no folder"
     raise DataError(f"{folder}: {wanted} is not there; {parent} has {listed}")
-
-
-def _resolved(entries: Sequence[Entry], present: Iterable[str]) -> dict[str, str]:
-    """Name on disk of each listed video that is there, in any spelling of its case when the exact one is not.
-
-    UCF101 has videos named v_HandStandPushups_* and v_HandstandPushups_*, depending on the copy. A name that another
-    listed video has exactly is never taken, so that no video can stand in two places.
-    """
-    names = set(present)
-    listed = {entry.name for entry in entries}
-    folded: dict[str, list[str]] = {}
-    for name in names - listed:
-        folded.setdefault(name.casefold(), []).append(name)
-    found = {}
-    for entry in entries:
-        others = folded.get(entry.name.casefold(), [])
-        if entry.name in names:
-            found[entry.name] = entry.name
-        elif len(others) == 1:
-            found[entry.name] = others.pop()
-    return found
-
-
-def _check_order(folder: Path, names: Sequence[str]) -> None:
-    """Refuse frames whose order by name is not that of their numbers (`2.jpg` after `10.jpg`)."""
-    if len({len(name) for name in names}) == 1:
-        return
-    keys = [[int(part) if part.isdecimal() else part for part in re_split(r"(\d+)", name)] for name in names]
-    for (earlier, later), (first, second) in zip(pairwise(keys), pairwise(names), strict=True):
-        a, b = next(((a, b) for a, b in zip(earlier, later, strict=False) if a != b), ("", ""))
-        if isinstance(a, int) and isinstance(b, int) and a > b:
-            raise DataError(f"{folder}: sorted by name, {second} follows {first}; pad the frames' numbers with zeros")
-
-
-def _scan(folder: Path) -> _Frames:
-    names = list_frames(folder)
-    _check_order(folder, names)
-    # Asking for the size of every frame of UCF101 takes 20 s; a copy written anew differs in these as well.
-    sampled = sorted({round(at) for at in np.linspace(0, len(names) - 1, min(_SIZES, len(names)))})
-    try:
-        sizes = tuple(os.stat(folder / names[at]).st_size for at in sampled)
-    except OSError as error:
-        raise DataError(f"{error.filename}: this frame cannot be read: {error.strerror}") from error
-    return _Frames(folder, len(names), sizes)
 
 
 def _without_excluded(split: Split, exclude: Sequence[str]) -> tuple[list[Entry], list[Entry]]:
@@ -164,7 +109,7 @@ def _only_with_frames(
     return present
 
 
-def _check_lengths(entries: Sequence[Entry], scanned: dict[str, _Frames], min_frames: int) -> None:
+def _check_lengths(entries: Sequence[Entry], scanned: dict[str, FrameFolder], min_frames: int) -> None:
     lengths = {entry.name: scanned[entry.name].count for entry in entries}
     empty = [name for name in lengths if not lengths[name]]
     if empty:
@@ -197,12 +142,12 @@ def _divide(train: list[Entry], patterns: Sequence[str]) -> tuple[list[Entry], l
 
 
 def _fixations(
-    entries: Sequence[Entry], scanned: dict[str, _Frames], dataset_folder: Path, grid_num: int
+    entries: Sequence[Entry], scanned: dict[str, FrameFolder], dataset_folder: Path, grid_num: int
 ) -> dict[str, tuple[Fixation, ...]]:
     """Rows of every training video."""
     folder = dataset_folder / scanpath_folder(grid_num)
     files = [name for name in _names_in(folder, wanted="the folder of scanpath rows") if name.endswith(".txt")]
-    found = _resolved(entries, (name.removesuffix(".txt") for name in files))
+    found = names_on_disk(entries, (name.removesuffix(".txt") for name in files))
     absent = [entry for entry in entries if entry.name not in found]
     if absent:
         more = f", and {len(absent) - 1} more are missing" if len(absent) > 1 else ""
@@ -214,17 +159,6 @@ def _fixations(
         entry.name: read_scanpath(folder / f"{found[entry.name]}.txt", grid_num, scanned[entry.name].count)
         for entry in entries
     }
-
-
-def _digest(classes: Sequence[str], parts: dict[str, tuple[Video, ...]], scanned: dict[str, _Frames]) -> str:
-    """Content hash that needs no file to be read; paths take no part in it."""
-    content = hashlib.sha256(json.dumps(list(classes)).encode())
-    for part, videos in parts.items():
-        for video in videos:
-            rows = [(row.cell, row.start, row.end) for row in video.fixations]
-            content.update(json.dumps([part, video.name, video.label, video.frames, rows]).encode())
-            content.update(np.array(scanned[video.name].sizes, dtype="<i8").tobytes())
-    return content.hexdigest()[:32]
 
 
 def check_folder(root: Path | str, dataset: str) -> None:
@@ -272,15 +206,16 @@ def load_dataset(
     lists = read_split(folder / SPLIT_FOLDER, split)
     train, test = _without_excluded(lists, exclude)
     listed = (*lists.train, *lists.test, *lists.unused)
-    found = _resolved(listed, _names_in(frames_folder, wanted="the folder of frames"))
+    found = names_on_disk(listed, _names_in(frames_folder, wanted="the folder of frames"))
     train = _only_with_frames(train, found, frames_folder, only_present=only_present, part="training")
     test = _only_with_frames(test, found, frames_folder, only_present=only_present, part="test")
     names = [entry.name for entry in (*train, *test)]
     scanned = {
-        name: _scan(frames_folder / found[name])
+        name: scan_frames(frames_folder / found[name])
         for name in (progress(names, desc="reading folders", unit="video") if show_progress else names)
     }
     _check_lengths((*train, *test), scanned, min_frames)
+    digest = content_digest(lists.classes, {"train": train, "test": test}, scanned)
     train, held = _divide(train, validation)
     rows = _fixations(train, scanned, folder, grid_num) if scanpaths else {}
 
@@ -290,5 +225,10 @@ def load_dataset(
         )
 
     parts = {"train": videos(train), "validation": videos(held), "test": videos(test)}
-    digest = _digest(lists.classes, parts, scanned)
-    return Dataset(dataset, lists.classes, parts["train"], parts["validation"], parts["test"], digest)
+    return Dataset(
+        name=dataset,
+        classes=lists.classes,
+        **parts,
+        digest=digest,
+        scanpath_digest=scanpath_digest(rows) if scanpaths else "",
+    )

@@ -1,76 +1,78 @@
-"""Video files below class folders, and the split lists that go with them."""
+"""Videos to prepare, and the split lists that go with them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from saccade.datasets.splits import VIDEO_SUFFIXES, Split, read_split, split_files, video_name
+from saccade.datasets.splits import Split, read_split, split_files
 from saccade.errors import DataError
 
-__all__ = ["Source", "find_sources", "listed_sources", "official_lists", "own_lists"]
+__all__ = ["Match", "Source", "check_sources", "match_lists", "official_lists", "own_lists", "read_splits"]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A video file."""
+    """A video: a file, a member of an archive, or frames that an archive holds."""
 
     name: str
     class_name: str
+    """Empty for frames, whose class only the split lists can say."""
     path: Path
+    """Where it is, for messages: for a member, its archive's path and its own."""
+    size: int
+    """Bytes, unpacked."""
+    mark: str
+    """See `InputFile.mark`."""
+    archive: Path | None = None
+    members: tuple[str, ...] = ()
+    """Names in the archive: one video, or frames."""
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether the members are frames."""
+        return not self.class_name
+
+    @property
+    def stamp(self) -> str:
+        """What to note beside something made from it, for `differs_from`."""
+        return f"{self.size} {self.mark}"
+
+    def differs_from(self, stamp: str) -> bool:
+        """Whether it is not what it was when the stamp was taken; a file may since have been packed or unpacked."""
+        size, _, mark = stamp.partition(" ")
+        same_kind = mark.partition(":")[0] == self.mark.partition(":")[0]
+        return size != str(self.size) or (same_kind and mark != self.mark)
 
 
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "." and path.is_file()
+def _check_name(name: str, path: Path) -> None:
+    # The lists hold one name a line, stripped.
+    if name != name.strip() or any(ord(letter) < 32 for letter in name):
+        raise DataError(f"{path}: {name!r} has a space at an end or a control character; rename it")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{str(path)!r}: {name!r} is not UTF-8; rename it") from None
+    if name in {"", ".", ".."} or "/" in name:
+        raise DataError(f"{path}: {name!r} cannot be the name of a video; rename it")
 
 
-def _check_names(source: Source) -> None:
-    for name in (source.name, source.class_name):
-        # The lists hold one name a line, stripped.
-        if name != name.strip() or any(ord(letter) < 32 for letter in name):
-            raise DataError(f"{source.path}: {name!r} has a space at an end or a control character; rename it")
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise DataError(f"{str(source.path)!r}: {name!r} is not UTF-8; rename it") from None
-    if source.name.endswith(".partial"):
-        raise DataError(f"{source.path}: names ending with .partial are taken for unfinished work; rename it")
-
-
-def find_sources(videos: Path) -> tuple[list[Source], list[Path]]:
-    """Videos below `videos/<Class>/`, sorted by class and name, and everything else that lies there.
+def check_sources(sources: Sequence[Source]) -> None:
+    """Refuse names that cannot be those of folders or stand in lists, and names that come twice.
 
     Raises:
-        DataError: There is no video in a class folder, one outside, or two have the same name.
+        DataError: Names the video.
     """
-    if not videos.is_dir():
-        raise DataError(f"{videos}: no such folder; give the one that holds a folder of videos for each class")
-    sources: list[Source] = []
-    ignored: list[Path] = []
-    loose: list[Path] = []
-    for child in sorted(videos.iterdir()):
-        if not child.is_dir() or child.name[0] == ".":
-            (loose if _is_video(child) else ignored).append(child)
-            continue
-        for path in sorted(child.iterdir()):
-            if _is_video(path):
-                sources.append(Source(video_name(path.name), child.name, path))
-            else:
-                ignored.append(path)
-    if loose:
-        raise DataError(
-            f"{loose[0]}: this video is in no class folder; it must be {videos / '<Class>' / loose[0].name}"
-        )
-    if not sources:
-        suffixes = " ".join(VIDEO_SUFFIXES)
-        raise DataError(f"{videos}: holds no video; expected {videos / '<Class>' / '<video>'} with one of {suffixes}")
     seen: dict[str, Source] = {}
     for source in sources:
-        _check_names(source)
+        _check_name(source.name, source.path)
+        if source.class_name:
+            _check_name(source.class_name, source.path)
+        if source.name.endswith(".partial"):
+            raise DataError(f"{source.path}: names ending with .partial are taken for unfinished work; rename it")
         earlier = seen.setdefault(source.name, source)
         if earlier is not source:
-            raise DataError(f"{source.path}: has the same video name as {earlier.path}; rename one")
-    return sources, ignored
+            raise DataError(f"{source.path}: has the same video name as {earlier.path}; remove or rename one")
 
 
 def _file_name(source: Source) -> str:
@@ -99,30 +101,45 @@ def own_lists(sources: Sequence[Source], test_pattern: Sequence[str]) -> dict[st
     return {name: "\n".join(lines) + "\n" for name, lines in contents.items()}
 
 
-def listed_sources(
-    sources: Sequence[Source], splits: Path
-) -> tuple[list[Source], list[Source], dict[int, tuple[int, int]]]:
-    """Match videos on disk with official lists.
-
-    Returns:
-        Videos that a list names, those that none does, and for each split how many of its training and test videos are
-        not on disk.
+def read_splits(splits: Path) -> dict[int, Split]:
+    """Every official split of a folder, by its number.
 
     Raises:
-        DataError: The lists are wrong, no video is in them, or one is listed in another class than its folder's.
+        DataError: The lists are wrong, or there are none.
     """
-    every: dict[int, Split] = {number: read_split(splits, number) for number in split_files(splits)}
-    if not every:
-        read_split(splits, 1)  # raises: what an empty folder lacks
+    return {number: read_split(splits, number) for number in split_files(splits) or (1,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Videos against official lists."""
+
+    listed: list[Source]
+    unlisted: list[Source]
+    """Videos that no list names."""
+    classes: frozenset[str]
+    """Of the listed videos."""
+    absent: dict[int, tuple[int, int]]
+    """For each split: how many of its training and test videos are not there."""
+
+
+def match_lists(sources: Sequence[Source], splits: Mapping[int, Split], folder: Path) -> Match:
+    """Match videos with the splits of a folder, in any spelling of their case.
+
+    Raises:
+        DataError: No video is in the lists, or one is listed in another class than its folder's.
+    """
     known = {
-        entry.name.casefold(): entry for split in every.values() for entry in (*split.train, *split.test, *split.unused)
+        entry.name.casefold(): entry
+        for split in splits.values()
+        for entry in (*split.train, *split.test, *split.unused)
     }
     listed = [source for source in sources if source.name.casefold() in known]
     if not listed:
-        raise DataError(f"{splits}: its lists name none of the {len(sources)} videos, such as {sources[0].path}")
+        raise DataError(f"{folder}: its lists name none of the {len(sources)} videos, such as {sources[0].path}")
     for source in listed:
         entry = known[source.name.casefold()]
-        if entry.class_name.casefold() != source.class_name.casefold():
+        if source.class_name and entry.class_name.casefold() != source.class_name.casefold():
             raise DataError(f"{source.path}: is listed as {entry.class_name!r} in {entry.place}; move it, or drop it")
     there = {source.name.casefold() for source in listed}
 
@@ -130,8 +147,12 @@ def listed_sources(
         train, test = (sum(e.name.casefold() not in there for e in part) for part in (split.train, split.test))
         return train, test
 
-    unlisted = [source for source in sources if source.name.casefold() not in known]
-    return listed, unlisted, {number: absent(split) for number, split in every.items()}
+    return Match(
+        listed,
+        unlisted=[source for source in sources if source.name.casefold() not in known],
+        classes=frozenset(known[name].class_name for name in there),
+        absent={number: absent(split) for number, split in splits.items()},
+    )
 
 
 def official_lists(splits: Path, leave_out: Collection[str]) -> dict[str, bytes]:

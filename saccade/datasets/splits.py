@@ -6,13 +6,24 @@ Two styles. UCF101: `classInd.txt` with `<1-based id> <Class>`, `trainlist0N.txt
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from saccade.errors import DataError
 
-__all__ = ["VIDEO_SUFFIXES", "Entry", "Split", "read_split", "split_files", "split_numbers", "video_name"]
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "Entry",
+    "Split",
+    "checked_name",
+    "is_split_list",
+    "names_on_disk",
+    "read_split",
+    "split_files",
+    "split_numbers",
+    "video_name",
+]
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp")
 """Ends of file names, in either case, that are no part of a video's name."""
@@ -59,6 +70,32 @@ def video_name(file_name: str) -> str:
     """File name without its video suffix; other dots belong to the name."""
     stem, dot, suffix = file_name.rpartition(".")
     return stem if dot + suffix.lower() in VIDEO_SUFFIXES else file_name
+
+
+def is_split_list(file_name: str) -> bool:
+    """Whether a file is one of a set of split lists, by its name."""
+    return file_name == _CLASSES or any(pattern.fullmatch(file_name) for pattern in (_UCF, _HMDB))
+
+
+def names_on_disk(entries: Sequence[Entry], present: Iterable[str]) -> dict[str, str]:
+    """Name on disk of each listed video that is there, in any spelling of its case when the exact one is not.
+
+    UCF101 has videos named v_HandStandPushups_* and v_HandstandPushups_*, depending on the copy. A name that another
+    listed video has exactly is never taken, so that no video can stand in two places.
+    """
+    names = set(present)
+    listed = {entry.name for entry in entries}
+    folded: dict[str, list[str]] = {}
+    for name in names - listed:
+        folded.setdefault(name.casefold(), []).append(name)
+    found = {}
+    for entry in entries:
+        others = folded.get(entry.name.casefold(), [])
+        if entry.name in names:
+            found[entry.name] = entry.name
+        elif len(others) == 1:
+            found[entry.name] = others.pop()
+    return found
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -111,7 +148,12 @@ class _ClassFinder:
         return candidates[0] if len(candidates) == 1 else None
 
 
-def _checked_name(file_name: str, place: str) -> str:
+def checked_name(file_name: str, place: str) -> str:
+    """Name of a video from its file's name.
+
+    Raises:
+        DataError: It could not be the name of a folder; `place` says where it stands.
+    """
     name = video_name(file_name)
     if "/" in name or "\0" in name or name in {"", ".", ".."}:
         raise DataError(f"{place}: {file_name!r} is not the name of a video file")
@@ -133,7 +175,7 @@ def _ucf_entry(line: str, path: Path, number: int, finder: _ClassFinder) -> Entr
         raise DataError(
             f"{place}: id {given} is given, but {path.with_name(_CLASSES)} has {class_name!r} as {label + 1}"
         )
-    return Entry(_checked_name(file_name, place), finder.classes[label], label, path, number)
+    return Entry(checked_name(file_name, place), finder.classes[label], label, path, number)
 
 
 def split_files(folder: Path) -> dict[int, dict[str, Path]]:
@@ -187,7 +229,7 @@ def _read_hmdb(folder: Path, every: dict[int, dict[str, Path]], number: int) -> 
             words = line.rsplit(None, 1)
             if len(words) != 2 or words[1] not in _HMDB_PARTS:
                 raise DataError(f"{path}:{at}: {line!r} is not '<video>.avi <0, 1 or 2>'")
-            entry = Entry(_checked_name(words[0], f"{path}:{at}"), class_name, label, path, at)
+            entry = Entry(checked_name(words[0], f"{path}:{at}"), class_name, label, path, at)
             parts[_HMDB_PARTS[words[1]]].append(entry)
     return Split(classes, tuple(parts["train"]), tuple(parts["test"]), tuple(parts["unused"]))
 

@@ -40,7 +40,7 @@ def videos(tmp_path: Path) -> Path:
 
 def _prepare(videos: Path, out: Path, **options: object) -> PrepareReport:
     given: dict[str, object] = {"test_pattern": ["bob_*"], "short_side": 32, "workers": 1} | options
-    return prepare(videos, out, **given)  # type: ignore[arg-type]
+    return prepare([videos], out, **given)  # type: ignore[arg-type]
 
 
 def _names(folder: Path) -> list[str]:
@@ -50,7 +50,7 @@ def _names(folder: Path) -> list[str]:
 def test_frames_and_lists_by_hand(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "data" / "mine"
     report = _prepare(videos, out)
-    assert _names(out) == ["jpegs_256", "prepare.json", "split"]
+    assert _names(out) == ["jpegs_256", "prepare.json", "sources.txt", "split"]
     assert _names(out / "jpegs_256") == ["ann_jump", "ann_walk", "bob_jump", "bob_walk"]
     assert list_frames(out / "jpegs_256" / "ann_walk") == tuple(f"{n:06d}.jpg" for n in range(1, 21))
     frames = read_frames([out / "jpegs_256" / "ann_walk" / f"{n:06d}.jpg" for n in range(1, 21)])
@@ -73,6 +73,7 @@ def test_the_result_can_be_loaded(videos: Path, tmp_path: Path) -> None:
 def test_processes_give_the_same_as_one(videos: Path, tmp_path: Path) -> None:
     _prepare(videos, tmp_path / "one", workers=1)
     assert _prepare(videos, tmp_path / "two", workers=2).written == 4
+    (tmp_path / "one" / "sources.txt").unlink()  # in the order in which videos were finished
     for path in (tmp_path / "one").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 
@@ -192,8 +193,9 @@ def test_other_files_are_reported(videos: Path, tmp_path: Path) -> None:
     (videos / "walk" / "thumbs.db").touch()
     (videos / "walk" / "._ann_walk.avi").touch()
     (videos / "walk" / "deeper").mkdir()
+    (videos / "walk" / "deeper" / "ann_again.avi").touch()
     report = _prepare(videos, tmp_path / "mine")
-    assert [path.name for path in report.ignored] == ["readme.txt", "._ann_walk.avi", "deeper", "thumbs.db"]
+    assert [path.name for path in report.ignored] == ["readme.txt", "._ann_walk.avi", "thumbs.db", "ann_again.avi"]
     assert "ignored 4 other files" in str(report)
 
 
@@ -339,7 +341,7 @@ def test_real_clips(tmp_path: Path) -> None:
     folder = tmp_path / "videos" / "PushUps"
     folder.mkdir(parents=True)
     (folder / clip.name).symlink_to(clip)
-    report = prepare(tmp_path / "videos", tmp_path / "mine", splits=lists, workers=1)
+    report = prepare([tmp_path / "videos"], tmp_path / "mine", splits=lists, workers=1)
     assert report.frames == 103
     assert report.absent[1] == (9536, 3783)
     frames = read_frames(sorted((tmp_path / "mine" / "jpegs_256" / clip.stem).iterdir())[:2])
