@@ -2,8 +2,8 @@
 
 PyPI's torchvision wheel is built for CUDA. Beside a PyTorch without CUDA its compiled part cannot be loaded
 (libtorch_cuda is not there), so its operators stay unregistered, and `import torchvision` then dies on the first Python
-registration for one of them: "operator torchvision::nms does not exist". The transforms, which are all that saccade
-uses, are plain PyTorch and need none of these operators; it is enough that the names exist.
+registration for one of them: "operator torchvision::nms does not exist". The transforms and the video networks, which
+are all that saccade uses, are plain PyTorch and need none of these operators; it is enough that the names exist.
 
 Always import torchvision through this module: `from saccade.torchvision_shim import functional`.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["functional"]
+__all__ = ["functional", "video_models"]
 
 # The two operators that torchvision registers fake kernels for at import time, whether or not it could load them.
 _SCHEMAS = (
@@ -56,4 +56,5 @@ def _declare_missing_operators() -> torch.library.Library | None:
 # The declarations live as long as this object, so the module holds on to it.
 _LIBRARY = _declare_missing_operators()
 
+from torchvision.models import video as video_models  # noqa: E402
 from torchvision.transforms.v2 import functional  # noqa: E402

@@ -1,124 +1,40 @@
 """Video encoders: a clip in, one feature vector out, with a fixation mask entering at a chosen level.
 
-R3D [0] and R(2+1)D [1] with one residual block a stage, as in Lai et al., IEEE TCSVT 2023, doi
-10.1109/TCSVT.2023.3290938. Levels are 0 the input, 1 the stem's output, 2 to 5 the outputs of the four stages. Weights
-start as PyTorch draws them.
-
-[0] Hara et al., 2017, arXiv:1708.07632.  [1] Tran et al., 2018, arXiv:1711.11248.
+Levels are 0 the input, 1 the stem's output, 2 to 5 the outputs of the four stages of a `Backbone`.
 
 Shapes: N clips of T frames of H x W px; w the width.
 """
-
-from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.errors import SpecError
+from saccade.models.backbones import ENCODERS, PUBLISHED_WIDTH, Backbone
 
-__all__ = ["ENCODERS", "NUM_LEVELS", "Encoder", "FactorisedConv3d", "build_encoder"]
+__all__ = ["ENCODERS", "NUM_LEVELS", "Encoder", "build_encoder"]
 
 NUM_LEVELS = 6
 """The input, the stem and four stages."""
-
-Size = tuple[int, int, int]
-"""Along time, height and width."""
-
-ConvBuilder = Callable[[int, int, Size, Size], nn.Module]
-"""(channels in, channels out, kernel, stride) -> a convolution padded by half its kernel, without bias."""
-
-
-def full_conv3d(in_channels: int, out_channels: int, kernel: Size, stride: Size) -> nn.Module:
-    """The convolution of R3D: over space and time at once."""
-    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-    return nn.Conv3d(in_channels, out_channels, kernel, stride=stride, padding=padding, bias=False)
-
-
-class FactorisedConv3d(nn.Module):
-    """The convolution of R(2+1)D: over space, then over time, with batch norm and ReLU between.
-
-    The width between is chosen such that the two have about as many weights as the full convolution would.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: Size, stride: Size) -> None:
-        super().__init__()
-        kt, kh, kw = kernel
-        middle = kt * kh * kw * in_channels * out_channels // (kh * kw * in_channels + kt * out_channels)
-        self.spatial = full_conv3d(in_channels, middle, (1, kh, kw), (1, *stride[1:]))
-        self.bn = nn.BatchNorm3d(middle)
-        self.temporal = full_conv3d(middle, out_channels, (kt, 1, 1), (stride[0], 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, in, T, H, W]` to `[N, out, T', H', W']`."""
-        out: Tensor = self.temporal(F.relu(self.bn(self.spatial(x)), inplace=True))
-        return out
-
-
-class ConvBN(nn.Module):
-    """A convolution and its batch norm."""
-
-    def __init__(self, conv: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.conv = conv
-        self.bn = nn.BatchNorm3d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, in, T, H, W]` to `[N, channels, T', H', W']`."""
-        out: Tensor = self.bn(self.conv(x))
-        return out
-
-
-class Stem(ConvBN):
-    """What stands before the stages: convolution, batch norm, ReLU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, 3, T, H, W]` to `[N, w, T, H/2, W/2]`."""
-        return F.relu(super().forward(x), inplace=True)
-
-
-class Stage(nn.Module):
-    """One residual block of two 3x3x3 convolutions; a stride other than 1 also puts a convolution in the short cut."""
-
-    def __init__(self, conv: ConvBuilder, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        kernel, strides, ones = (3, 3, 3), (stride, stride, stride), (1, 1, 1)
-        self.conv1 = conv(in_channels, out_channels, kernel, strides)
-        self.bn1 = nn.BatchNorm3d(out_channels)
-        self.conv2 = conv(out_channels, out_channels, kernel, ones)
-        self.bn2 = nn.BatchNorm3d(out_channels)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = ConvBN(conv(in_channels, out_channels, ones, strides), out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, in, T, H, W]` to `[N, out, T/stride, H/stride, W/stride]`."""
-        residual = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        residual = self.bn2(self.conv2(residual))
-        return F.relu(self.shortcut(x) + residual, inplace=True)
 
 
 class Encoder(nn.Module):
     """Stem, four stages and a global average pool.
 
     Attributes:
-        feature_dim: Length of a feature vector, 8 w.
-        level_channels: Channels of levels 0 to 5: 3, w, w, 2 w, 4 w, 8 w.
+        feature_dim: Length of a feature vector, the channels of the last stage.
+        level_channels: Channels of levels 0 to 5; 3, w, w, 2 w, 4 w, 8 w in the published encoders.
+        min_frames: Fewest frames of a clip.
+        min_size: Smallest side of a clip, px.
     """
 
-    def __init__(self, conv: ConvBuilder, *, width: int = 64) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        if width < 1:
-            raise SpecError(f"encoder.width: {width} is not a number of channels; give at least 1 (published: 64)")
-        self.level_channels = (3, width, width, 2 * width, 4 * width, 8 * width)
+        self.level_channels = (3, *backbone.channels)
         self.feature_dim = self.level_channels[-1]
-        self.stem = Stem(conv(3, width, (3, 7, 7), (1, 2, 2)), width)
-        channels = self.level_channels[1:]
-        self.stages = nn.ModuleList(
-            Stage(conv, before, after, stride=1 if number == 0 else 2)
-            for number, (before, after) in enumerate(pairwise(channels))
-        )
+        self.min_frames, self.min_size = backbone.min_frames, backbone.min_size
+        self.stem = backbone.stem
+        self.stages = nn.ModuleList(backbone.stages)
 
     def forward(self, clips: Tensor, masks: Tensor | None = None, mask_level: int = -1) -> Tensor:
         """Features of clips; see `forward_levels`.
@@ -165,19 +81,15 @@ def _emphasise(x: Tensor, masks: Tensor) -> Tensor:
     return x * (1 + masks).to(x.dtype)[:, :, None]
 
 
-ENCODERS: dict[str, ConvBuilder] = {"r3d": full_conv3d, "r2plus1d": FactorisedConv3d}
-"""Name in a spec -> the convolution that makes the encoder."""
-
-
-def build_encoder(name: str, *, width: int = 64) -> Encoder:
+def build_encoder(name: str, *, width: int = PUBLISHED_WIDTH) -> Encoder:
     """A new encoder, its weights drawn from torch's global generator.
 
     Args:
         name: One of `ENCODERS`.
-        width: Channels w of the first stage; published 64, so features of 512.
+        width: Channels w of the first stage; published 64, so features of 512. torchvision's networks have no other.
 
     Raises:
-        SpecError: When there is no encoder of that name.
+        SpecError: When there is no encoder of that name, or not of that width.
 
     Example:
         >>> build_encoder("r3d", width=8)(torch.zeros(2, 3, 16, 64, 64)).shape
@@ -185,4 +97,4 @@ def build_encoder(name: str, *, width: int = 64) -> Encoder:
     """
     if name not in ENCODERS:
         raise SpecError(f"encoder.name: there is no encoder {name!r}; use one of {', '.join(ENCODERS)}")
-    return Encoder(ENCODERS[name], width=width)
+    return Encoder(ENCODERS[name](width))

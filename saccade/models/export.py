@@ -7,74 +7,45 @@ weights begin with `encoder.`; a file may hold other parts under other names.
 """
 
 import json
-import os
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from saccade.atomic import write_text
+from saccade import atomic
 from saccade.errors import SaccadeError, WeightsError
 from saccade.models.encoder import Encoder, build_encoder
+from saccade.models.heads import Projection
+from saccade.models.weights import (
+    ENCODER_PREFIX,
+    METADATA_KEY,
+    PROJECTION_PREFIX,
+    UNREADABLE,
+    WEIGHTS_FILE,
+    EncoderDescription,
+    find_weights,
+    read_header,
+    unreadable,
+)
 
 __all__ = [
     "ClipEncoder",
     "ClipError",
-    "EncoderDescription",
     "describe",
-    "first_line",
     "fit_state",
     "load_encoder",
+    "load_weights",
     "read_weights",
     "save_encoder",
     "write_weights",
 ]
 
-WEIGHTS_FILE = "encoder.safetensors"
 DESCRIPTION_FILE = "encoder.json"
-ENCODER_PREFIX = "encoder."
-SMALLEST_SIDE_PX = 16
-"""The encoder halves height and width four times."""
-_METADATA_KEY = "saccade"
-_SEARCH_DEPTH = 4
-
-Three = tuple[float, float, float]
-_Positive = Annotated[int, Field(ge=1)]
 
 
 class ClipError(SaccadeError, ValueError):
     """Clips that an encoder cannot take."""
-
-
-class EncoderDescription(BaseModel):
-    """What a file of weights holds and how its encoder wants its clips."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-    format: Literal[1] = 1
-    """Version of this description and of the names of the weights."""
-    name: str
-    """Encoder, one of `saccade.models.encoder.ENCODERS`."""
-    width: Annotated[int, Field(ge=1, le=4096)]
-    """Channels of its first stage."""
-    feature_dim: _Positive
-    """Length of a feature vector."""
-    clip_frames: _Positive
-    """Frames of the clips that it was trained on."""
-    clip_size: _Positive
-    """Side of the clips that it was trained on, px."""
-    value_range: tuple[float, float] = (0.0, 1.0)
-    """Range of the values that `load_encoder`'s module takes, RGB."""
-    mean: Three
-    """Subtracted from each channel, inside that module."""
-    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-    """Then divided by, inside that module."""
-    source: dict[str, str | int | None] | None = None
-    """Where imported weights come from."""
 
 
 class ClipEncoder(nn.Module):
@@ -108,12 +79,12 @@ class ClipEncoder(nn.Module):
         Raises:
             ClipError: When the clips have another shape, type or range.
         """
-        _check_clips(clips)
+        _check_clips(clips, self.encoder)
         features: Tensor = self.encoder((clips.to(self.mean.dtype) - self.mean) / self.std)
         return features
 
 
-def _check_clips(clips: Tensor) -> None:
+def _check_clips(clips: Tensor, encoder: Encoder) -> None:
     shape = tuple(clips.shape)
     wanted = "clips are [batch, 3, frames, height, width]"
     if clips.ndim != 5:
@@ -126,8 +97,10 @@ def _check_clips(clips: Tensor) -> None:
     if not clips.is_floating_point():
         hint = "; use clips.float() / 255" if clips.dtype == torch.uint8 else ""
         raise ClipError(f"clips have dtype {clips.dtype}; the encoder takes floating point in [0, 1]{hint}")
-    if shape[2] < 1 or min(shape[3:]) < SMALLEST_SIDE_PX:
-        raise ClipError(f"clips have shape {shape}; at least 1 frame of {SMALLEST_SIDE_PX} x {SMALLEST_SIDE_PX} px")
+    frames, size = encoder.min_frames, encoder.min_size
+    if shape[2] < frames or min(shape[3:]) < size:
+        least = f"{frames} frame{'s' * (frames > 1)} of {size} x {size} px"
+        raise ClipError(f"clips have shape {shape}; the encoder takes at least {least}")
     # Costs a wait for the device, but frames of 0 to 255, or normalised ones, would only give quietly worse features.
     # The margin is for what bicubic resizing overshoots.
     if not torch.compiler.is_compiling() and clips.numel():
@@ -142,6 +115,7 @@ def describe(
     name: str,
     width: int,
     *,
+    feature_dim: int,
     clip_frames: int,
     clip_size: int,
     normalised: bool = True,
@@ -154,7 +128,7 @@ def describe(
     return EncoderDescription(
         name=name,
         width=width,
-        feature_dim=8 * width,
+        feature_dim=feature_dim,
         clip_frames=clip_frames,
         clip_size=clip_size,
         mean=IMAGENET_MEAN if normalised else (0.0, 0.0, 0.0),
@@ -164,39 +138,46 @@ def describe(
 
 
 def save_encoder(
-    directory: Path, encoder: Encoder, *, name: str, width: int, clip_frames: int, clip_size: int
+    directory: Path,
+    encoder: Encoder,
+    projection: Projection | None = None,
+    *,
+    name: str,
+    width: int,
+    clip_frames: int,
+    clip_size: int,
 ) -> EncoderDescription:
     """Write encoder.safetensors and encoder.json into `directory`, each whole or not at all.
 
     Args:
         directory: Made when missing; files of an earlier call are replaced.
         encoder: The trained encoder, on any device.
+        projection: Trained with it, without which retrieval by these weights would give other scores.
         name: Its name in the spec.
         width: Its width in the spec.
         clip_frames: Frames of the clips that it was trained on.
         clip_size: Their side, px.
     """
-    description = describe(name, width, clip_frames=clip_frames, clip_size=clip_size)
+    description = describe(name, width, feature_dim=encoder.feature_dim, clip_frames=clip_frames, clip_size=clip_size)
     state = encoder.state_dict()
     fit_state(state, _empty_encoder(description).state_dict(), what="the encoder to save")
+    tensors = {ENCODER_PREFIX + key: value for key, value in state.items()}
+    if projection is not None:
+        tensors |= {PROJECTION_PREFIX + key: value for key, value in projection.state_dict().items()}
     directory.mkdir(parents=True, exist_ok=True)
-    write_weights(directory / WEIGHTS_FILE, {ENCODER_PREFIX + key: value for key, value in state.items()}, description)
-    write_text(directory / DESCRIPTION_FILE, json.dumps(description.model_dump(mode="json"), indent=2) + "\n")
+    write_weights(directory / WEIGHTS_FILE, tensors, description)
+    atomic.write_text(directory / DESCRIPTION_FILE, json.dumps(description.model_dump(mode="json"), indent=2) + "\n")
     return description
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor], description: EncoderDescription) -> None:
     """Write one safetensors file with its description, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # safetensors wants tensors that are dense in row-major order, and each with memory of its own.
-        dense = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
-        save_file(dense, temporary, metadata={_METADATA_KEY: description.model_dump_json()})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # safetensors wants tensors that are dense in row-major order, and each with memory of its own.
+    dense = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
+    # As bytes: its own way to a file makes one that nobody else may read, whatever the umask says.
+    content = save(dense, metadata={METADATA_KEY: description.model_dump_json()})
+    with atomic.replacing(path) as file:
+        file.write(content)
 
 
 def read_weights(path: Path) -> tuple[EncoderDescription, dict[str, Tensor]]:
@@ -205,30 +186,11 @@ def read_weights(path: Path) -> tuple[EncoderDescription, dict[str, Tensor]]:
     Raises:
         WeightsError: When it is missing, damaged or of another kind.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file")
+    description, _ = read_header(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            described = (file.metadata() or {}).get(_METADATA_KEY)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-        raise WeightsError(
-            f"{path}: not a readable safetensors file ({first_line(error)}); a published PyTorch file is first "
-            "converted with `saccade import-weights`"
-        ) from None
-    if described is None:
-        raise WeightsError(
-            f"{path}: a safetensors file without saccade's description; give one written by a run or by "
-            "`saccade import-weights`"
-        )
-    try:
-        return EncoderDescription.model_validate_json(described), tensors
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "JSON"
-        raise WeightsError(
-            f"{path}: its description is damaged or of a newer version ({where}: {first['msg']})"
-        ) from None
+        return description, load_file(path)
+    except UNREADABLE as error:
+        raise unreadable(path, error) from None
 
 
 def _empty_encoder(description: EncoderDescription) -> Encoder:
@@ -284,7 +246,7 @@ def load_encoder(path_or_uri: str | Path, *, device: torch.device | str | None =
         >>> encoder = load_encoder("runs/20260101-120000-r3d")  # doctest: +SKIP
         >>> features = encoder(torch.rand(1, 3, 16, 112, 112))  # doctest: +SKIP
     """
-    path = _find_weights(path_or_uri)
+    path = find_weights(path_or_uri)
     description, tensors = read_weights(path)
     try:
         encoder = _empty_encoder(description)
@@ -295,32 +257,27 @@ def load_encoder(path_or_uri: str | Path, *, device: torch.device | str | None =
             f"{path}: feature_dim is {description.feature_dim} in its description, but width {description.width} gives "
             f"{encoder.feature_dim}; the description is damaged"
         )
-    state = {key.removeprefix(ENCODER_PREFIX): t for key, t in tensors.items() if key.startswith(ENCODER_PREFIX)}
-    encoder.load_state_dict(fit_state(state, encoder.state_dict(), what=str(path)), assign=True)
+    state = fit_state(_part(tensors, ENCODER_PREFIX), encoder.state_dict(), what=str(path))
+    encoder.load_state_dict(state, assign=True)
     return ClipEncoder(encoder, description).to(device or "cpu").eval()
 
 
-def _find_weights(path_or_uri: str | Path) -> Path:
-    if str(path_or_uri).startswith(("runs:/", "models:/")):
-        # MLflow is an optional, heavy import that files do not need.
-        from saccade.tracking.model import fetch_model
+def load_weights(path: Path, encoder: Encoder, projection: Projection) -> bool:
+    """Put a file's weights into an encoder, and into a projection if the file has one; nothing else changes.
 
-        path: Path = fetch_model(str(path_or_uri))
-    else:
-        path = Path(path_or_uri)
-    if not path.is_dir():
-        return path
-    for depth in range(_SEARCH_DEPTH):
-        found = sorted(path.glob("*/" * depth + WEIGHTS_FILE))
-        if len(found) > 1:
-            names = ", ".join(str(file.relative_to(path)) for file in found)
-            raise WeightsError(f"{path_or_uri}: holds several encoders ({names}); give one of these files")
-        if found:
-            return found[0]
-    raise WeightsError(f"{path_or_uri}: no {WEIGHTS_FILE} in this folder; a run writes it when its training has ended")
+    Returns:
+        Whether the file has a projection.
+
+    Raises:
+        WeightsError: The file is damaged, or its weights do not fit.
+    """
+    _, tensors = read_weights(path)
+    encoder_state, projection_state = _part(tensors, ENCODER_PREFIX), _part(tensors, PROJECTION_PREFIX)
+    encoder.load_state_dict(fit_state(encoder_state, encoder.state_dict(), what=str(path)))
+    if projection_state:
+        projection.load_state_dict(fit_state(projection_state, projection.state_dict(), what=f"{path}: projection"))
+    return bool(projection_state)
 
 
-def first_line(error: Exception) -> str:
-    """What a library's error says, short enough to stand inside one line of ours."""
-    lines = str(error).splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -1,12 +1,13 @@
-"""Heads that pre-training puts on an encoder; its losses, in `saccade.losses`, take what they return.
+"""Heads on an encoder: those of pre-training, whose losses, in `saccade.losses`, take what they return; classifiers.
 
 Source: Lai et al., IEEE TCSVT 2023, doi 10.1109/TCSVT.2023.3290938.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Projection", "PropagationHead"]
+__all__ = ["ClassifierHead", "Projection", "PropagationHead"]
 
 
 class Projection(nn.Module):
@@ -45,3 +46,36 @@ class PropagationHead(nn.Module):
         """A level's output `[N, C, t, h, w]` to projected maps z and values g (not normalised yet), same shape."""
         projected = self.projector(maps)
         return projected, self.value_transform(projected)
+
+
+class ClassifierHead(nn.Module):
+    """A linear layer, and what the protocol puts before it.
+
+    Args:
+        feature_dim: Length C of a feature.
+        classes: Number K of classes.
+        standardise: Give features a length of 1, then batch norm: the linear probe.
+        dropout: Part of the features' values that is zeroed in training: fine-tuning.
+    """
+
+    def __init__(self, feature_dim: int, classes: int, *, standardise: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.standardise, self.dropout = standardise, dropout
+        self.bn = nn.BatchNorm1d(feature_dim) if standardise else nn.Identity()
+        self.linear = nn.Linear(feature_dim, classes)
+
+    def forward(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Features `[N, C]` to logits `[N, K]`.
+
+        Args:
+            features: Of clips.
+            generator: Draws which values are dropped, on the CPU: a run drops the same wherever it is resumed.
+        """
+        if self.standardise:
+            features = F.normalize(features, dim=1)
+        features = self.bn(features)
+        if self.training and self.dropout:
+            kept = torch.rand(features.shape, generator=generator) >= self.dropout
+            features = features * kept.to(features.device) / (1 - self.dropout)
+        logits: Tensor = self.linear(features)
+        return logits

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from saccade.errors import WeightsError
 from saccade.models.encoder import Encoder, build_encoder
-from saccade.models.export import describe, first_line, fit_state, write_weights
+from saccade.models.export import describe, fit_state, write_weights
+from saccade.models.weights import first_line
 
 __all__ = ["ImportReport", "import_published"]
 
@@ -107,7 +108,13 @@ def import_published(path: Path, out: Path, *, overwrite: bool = False) -> Impor
     epoch = content["epoch"] if type(content.get("epoch")) is int else None
     source: dict[str, str | int | None] = {"file": path.name, "sha256": _sha256(path), "kind": kind, "epoch": epoch}
     description = describe(
-        name, width, clip_frames=CLIP_FRAMES, clip_size=CLIP_SIZE, normalised=not is_classifier, source=source
+        name,
+        width,
+        feature_dim=encoder.feature_dim,
+        clip_frames=CLIP_FRAMES,
+        clip_size=CLIP_SIZE,
+        normalised=not is_classifier,
+        source=source,
     )
     tensors = {f"encoder.{key}": value for key, value in taken.items()} | heads
     try:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from saccade.models.encoder import ENCODERS, Encoder, build_encoder
 from saccade.models.export import ClipEncoder, ClipError, load_encoder, save_encoder
 
 WIDTH = 4
+WIDTHS = {name: WIDTH if name in ("r3d", "r2plus1d") else 64 for name in ENCODERS}
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
@@ -29,12 +31,12 @@ MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.2
 def _trained(name: str) -> Encoder:
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        encoder = build_encoder(name, width=WIDTH)
+        encoder = build_encoder(name, width=WIDTHS[name])
         norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm3d)]
         for norm in norms:
             norm.momentum = 1.0  # statistics that keep the signal alive, in one step
         with torch.no_grad():
-            encoder(torch.randn(2, 3, 4, 32, 32))
+            encoder(torch.randn(4, 3, 8, 32, 32))
         for norm in norms:
             norm.momentum = 0.1
     return encoder.eval()
@@ -46,7 +48,7 @@ def trained(name: str) -> Encoder:
 
 def save(folder: Path, name: str = "r3d") -> Encoder:
     encoder = trained(name)
-    save_encoder(folder, encoder, name=name, width=WIDTH, clip_frames=8, clip_size=32)
+    save_encoder(folder, encoder, name=name, width=WIDTHS[name], clip_frames=8, clip_size=32)
     return encoder
 
 
@@ -71,11 +73,12 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     loaded = load_encoder(tmp_path / "new" / "encoder")
     assert isinstance(loaded, ClipEncoder)
     assert not any(module.training for module in loaded.modules())
-    assert (loaded.feature_dim, loaded.description.name) == (8 * WIDTH, name)
+    assert (loaded.feature_dim, loaded.description.name) == (encoder.feature_dim, name)
     for key, tensor in encoder.state_dict().items():
         assert torch.equal(loaded.encoder.state_dict()[key], tensor)
-    torch.testing.assert_close(loaded(clips()), features(encoder, clips()))
-    assert loaded(clips()).std(0).max() > 1e-3
+    # Other memory, other kernels, other sums, which a deep network makes larger.
+    torch.testing.assert_close(loaded(clips()), features(encoder, clips()), rtol=1e-3, atol=1e-3)
+    assert loaded(clips()).std(0).max() > 1e-2
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in loaded.parameters())
 
 
@@ -111,15 +114,21 @@ def test_saving_again_replaces(folder: Path) -> None:
 def test_a_failed_save_leaves_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (folder / "encoder.safetensors").read_bytes()
 
-    def fails(tensors: object, path: Path, metadata: object) -> None:
-        path.write_bytes(before[:100])
+    def fails(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("saccade.models.export.save_file", fails)
+    monkeypatch.setattr("saccade.atomic.os.fsync", fails)
     with pytest.raises(OSError, match="No space"):
         save(folder)
     assert (folder / "encoder.safetensors").read_bytes() == before
     assert len(list(folder.iterdir())) == 2
+
+
+def test_who_may_read_the_folder_may_read_the_weights(folder: Path) -> None:
+    modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert modes == {0o666 & ~umask}
 
 
 def test_channels_last_and_wrong_encoders(tmp_path: Path) -> None:
@@ -157,7 +166,7 @@ def test_folders_with_none_or_several(tmp_path: Path) -> None:
 def test_mlflow_addresses(uri: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     fake = types.ModuleType("saccade.tracking.model")
-    fake.fetch_model = lambda address: asked.append(address) or folder.parent  # type: ignore[attr-defined,func-returns-value]
+    fake.fetch_model = lambda address, **_: asked.append(address) or folder.parent  # type: ignore[attr-defined,func-returns-value]
     monkeypatch.setitem(sys.modules, "saccade.tracking.model", fake)
     assert load_encoder(uri).feature_dim == 8 * WIDTH
     assert load_encoder(Path(uri)).feature_dim == 8 * WIDTH
@@ -199,6 +208,15 @@ def test_clips_that_do_not_fit(folder: Path, bad: Tensor, message: str) -> None:
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, SaccadeError)
     assert isinstance(caught.value, ValueError)
+
+
+def test_clips_that_are_too_small_for_s3d(tmp_path: Path) -> None:
+    save(tmp_path, "s3d")
+    encoder = load_encoder(tmp_path)
+    for size in ((4, 17, 17), (5, 16, 17), (5, 17, 16)):
+        with pytest.raises(ClipError, match="the encoder takes at least 5 frames of 17 x 17 px"):
+            encoder(torch.rand(1, 3, *size))
+    assert encoder(torch.rand(1, 3, 5, 17, 17)).shape == (1, 1024)
 
 
 def test_the_hints_of_the_messages_work(folder: Path) -> None:
@@ -267,7 +285,8 @@ def rewrite(path: Path, *, tensors: dict[str, Tensor] | None = None, **descripti
 @pytest.mark.parametrize(
     ("description", "pattern"),
     [
-        ({"name": "vit"}, "there is no encoder 'vit'; use one of r3d, r2plus1d"),
+        ({"name": "vit"}, "there is no encoder 'vit'; use one of r3d, r2plus1d, r3d_18"),
+        ({"name": "s3d"}, "encoder.width: 4, but s3d has widths of its own"),
         ({"width": 8}, "feature_dim is 32 in its description, but width 8 gives 64"),
         ({"width": 8, "feature_dim": 64}, r"stem.conv.weight has shape \(4, 3, 3, 7, 7\), expected \(8, 3, 3, 7, 7\)"),
         ({"width": 10**9, "feature_dim": 8 * 10**9}, r"damaged or of a newer version \(width: "),

@@ -1,0 +1,1 @@
+"""`saccade analyze`: what a spec costs before it is run."""
