@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
-from saccade.datasets.clips import EvenClips, FirstViews, TrainingViews
+from saccade.datasets.clips import EvenClips, FirstViews, RandomClip, TrainingViews
 from saccade.datasets.layout import Dataset, load_dataset
 from saccade.engine.device import Machine
 from saccade.errors import SpecError
 from saccade.learner import Learner, initial_memory
 from saccade.models.encoder import build_encoder
 from saccade.models.heads import Projection, PropagationHead
-from saccade.pretrain import Recipe, Timetable
+from saccade.pretrain import PretrainTimetable, Recipe
 from saccade.prototypes import Prototypes, fit_prototypes
 from saccade.rng import derive_seed
 from saccade.schedules import clusters_after, cosine_rate, keeps_checkpoint, step_rate
@@ -24,10 +25,11 @@ from saccade.transforms import Augmentation
 
 __all__ = [
     "build_dataset",
+    "build_even_clips",
     "build_fixation_clips",
     "build_learner",
+    "build_random_clip",
     "build_recipe",
-    "build_retrieval_clips",
     "build_timetable",
     "build_training_views",
     "fit",
@@ -35,14 +37,14 @@ __all__ = [
 ]
 
 
-def build_dataset(spec: Spec) -> Dataset:
-    """Read and check the dataset on disk."""
+def build_dataset(spec: Spec, split: int | None = None) -> Dataset:
+    """Read and check the dataset on disk, or another split of it, of which only evaluations make use."""
     return load_dataset(
         expand_env(spec.data.root, "data.root"),
         spec.data.dataset,
-        split=spec.data.split,
+        split=spec.data.split if split is None else split,
         grid_num=spec.saccade.grid_num,
-        scanpaths=spec.saccade.source == "scanpath",
+        scanpaths=spec.saccade.source == "scanpath" and spec.pretrain.epochs > 0 and split is None,
         only_present=spec.data.only_present,
         exclude=spec.data.exclude,
         validation=spec.data.validation,
@@ -73,9 +75,22 @@ def build_fixation_clips(spec: Spec) -> FirstViews:
     return FirstViews(**_fixation_settings(spec), crop=spec.clip.eval_crop)
 
 
-def build_retrieval_clips(spec: Spec) -> EvenClips:
-    """The clips of an evaluation."""
-    return EvenClips(clip_frames=spec.clip.frames, num_clips=spec.evaluation.retrieval.clips, crop=spec.clip.eval_crop)
+def build_even_clips(spec: Spec, num_clips: int) -> EvenClips:
+    """The clips of an evaluation, `num_clips` a video."""
+    return EvenClips(
+        clip_frames=spec.clip.frames,
+        num_clips=num_clips,
+        crop=spec.clip.eval_crop,
+        seed=spec.seed,
+        jitter_probability=spec.evaluation.test_jitter_probability,
+    )
+
+
+def build_random_clip(spec: Spec, seed: int) -> RandomClip:
+    """The clip that a classifier is trained on."""
+    return RandomClip(
+        seed=seed, clip_frames=spec.clip.frames, augmentation=Augmentation(**spec.augmentation.model_dump())
+    )
 
 
 def build_learner(spec: Spec, num_videos: int, machine: Machine) -> Learner:
@@ -87,7 +102,7 @@ def build_learner(spec: Spec, num_videos: int, machine: Machine) -> Learner:
         channels = encoder.level_channels[spec.consistency.level]
         propagation = PropagationHead(channels) if spec.consistency.weight else None
     memory = initial_memory(
-        num_videos * spec.saccade.focus_num,
+        num_videos * spec.saccade.focus_num if spec.pretrain.epochs else 0,
         encoder.feature_dim,
         torch.Generator().manual_seed(derive_seed(spec.seed, "memory")),
     )
@@ -97,14 +112,18 @@ def build_learner(spec: Spec, num_videos: int, machine: Machine) -> Learner:
     # Channels last: convolutions are about 1.4 times faster on CPUs, and what tensor cores want.
     encoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     networks = [*encoder.parameters(), *(propagation.parameters() if propagation else ())]
-    optimizer = torch.optim.SGD(
-        [{"params": networks}, {"params": list(projection.parameters())}],
-        lr=spec.pretrain.learning_rate,
-        momentum=spec.pretrain.momentum,
-        weight_decay=spec.pretrain.weight_decay,
-        fused=machine.device.type == "cuda",
-    )
+    optimizer = _build_optimizer(spec, networks, list(projection.parameters()), machine)
     return Learner(encoder, projection, propagation, memory, optimizer, machine.device)
+
+
+def _build_optimizer(
+    spec: Spec, networks: list[nn.Parameter], projection: list[nn.Parameter], machine: Machine
+) -> torch.optim.Optimizer:
+    settings, groups = spec.pretrain, [{"params": networks}, {"params": projection}]
+    rate, decay, fused = settings.learning_rate, settings.weight_decay, machine.device.type == "cuda"
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=rate, weight_decay=decay, fused=fused)
+    return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=fused)
 
 
 def build_recipe(spec: Spec) -> Recipe:
@@ -126,18 +145,19 @@ def build_recipe(spec: Spec) -> Recipe:
     )
 
 
-def build_timetable(spec: Spec, num_videos: int) -> Timetable:
+def build_timetable(spec: Spec, num_videos: int) -> PretrainTimetable:
     """What happens when, for a training list of `num_videos`.
 
     Raises:
-        SpecError: When there are not enough videos for one batch.
+        SpecError: When there are not enough videos for one batch, or not enough fixations for the prototypes.
     """
     batch, settings, epochs = spec.pretrain.batch_size, spec.pretrain, spec.pretrain.epochs
-    if batch > num_videos:
+    if epochs and batch > num_videos:
         raise SpecError(
             f"pretrain.batch_size: {batch} videos do not fit in a training list of {num_videos}; "
             f"use at most {num_videos}"
         )
+    _check_clusters(spec, num_videos)
     if settings.schedule == "cosine":
         rate = partial(cosine_rate, base=settings.learning_rate, epochs=max(epochs, 1))
     else:
@@ -157,7 +177,7 @@ def build_timetable(spec: Spec, num_videos: int) -> Timetable:
     def saves(epoch: int) -> bool:
         return epoch % spec.checkpoint.every_epochs == 0 or keeps(spec, epoch)
 
-    return Timetable(
+    return PretrainTimetable(
         epochs=epochs,
         steps_per_epoch=num_videos // batch,
         rate=rate,
@@ -167,6 +187,17 @@ def build_timetable(spec: Spec, num_videos: int) -> Timetable:
         saves_after_epoch=saves,
         save_every_steps=spec.checkpoint.every_steps,
     )
+
+
+def _check_clusters(spec: Spec, num_videos: int) -> None:
+    # Before the first step, not at the first clustering, which comes days later.
+    points = num_videos * spec.saccade.focus_num
+    for num_clusters in spec.prototypes.num_clusters:
+        if spec.pretrain.epochs and num_clusters > points:
+            raise SpecError(
+                f"prototypes.num_clusters: {num_clusters} clusters are more than the {points} fixations of "
+                f"{num_videos} training videos x focus_num; use at most {points}"
+            )
 
 
 def keeps(spec: Spec, epoch: int) -> bool:

@@ -26,12 +26,13 @@ def extract_features(
     stop: StopRequest,
     desc: str,
     epoch: int = 0,
+    normalised: bool = True,
 ) -> npt.NDArray[np.float32]:
     """Encode every clip of every video, the last partial batch included.
 
     Args:
         dataset: The videos and the clips of each.
-        encode: From normalised clips `[M, 3, T, H, W]` and masks (or None) to features `[M, D]`.
+        encode: From clips `[M, 3, T, H, W]` and masks (or None) to features `[M, D]`.
         clip_size: Side of the clips, px.
         batch_size: Videos encoded at a time.
         workers: Processes that decode.
@@ -39,6 +40,7 @@ def extract_features(
         stop: Checked after each batch.
         desc: What the progress bar says.
         epoch: For choosers that draw.
+        normalised: Give the clips ImageNet's mean and deviation, and not values in [0, 1].
 
     Returns:
         `[N, V, D]`: N videos in the dataset's order, V clips each.
@@ -48,7 +50,7 @@ def extract_features(
     rows = []
     with progress(desc=desc, unit="video", total=len(items)) as bar:
         for samples in make_loader(dataset, batches, workers):
-            clips, masks = render(samples, size=clip_size, device=device)
+            clips, masks = render(samples, size=clip_size, device=device, normalised=normalised)
             features = encode(clips, masks).float()
             rows.append(features.view(len(samples), -1, features.shape[-1]).cpu().numpy())
             bar.update(len(samples))

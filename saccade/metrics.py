@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["cluster_agreement", "hit_at_k"]
+__all__ = ["cluster_agreement", "confusion_matrix", "hit_at_k"]
 
 
 def hit_at_k(
@@ -29,3 +29,11 @@ def cluster_agreement(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score  # 1 s to import, seldom needed
 
     return float(adjusted_rand_score(first, second)), float(normalized_mutual_info_score(first, second))
+
+
+def confusion_matrix(
+    labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int
+) -> npt.NDArray[np.int64]:
+    """How many of each class (row) were taken for each class (column), `[classes, classes]`."""
+    counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes).astype(np.int64)

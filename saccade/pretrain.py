@@ -1,6 +1,5 @@
 """Pre-training: the method, one page. Shapes: B videos, F fixations each, V = 2F clips each, M = B * V."""
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from saccade.datasets.clips import Sample, render
+from saccade.engine.clock import Clock
 from saccade.engine.device import Machine
 from saccade.engine.stop import StopRequest
 from saccade.errors import RunError
@@ -17,8 +17,9 @@ from saccade.losses import consistency_loss, prototype_loss, saccade_contrast_lo
 from saccade.progress import progress
 from saccade.prototypes import Prototypes
 from saccade.rng import derive_seed
+from saccade.schedules import Timetable
 
-__all__ = ["Recipe", "Timetable", "pretrain", "training_losses"]
+__all__ = ["PretrainTimetable", "Recipe", "pretrain", "training_losses"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,55 +42,22 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timetable:
-    """What happens when. Steps count those that are done, epochs are counted from 1."""
+class PretrainTimetable(Timetable):
+    """What happens when in pre-training."""
 
-    epochs: int
-    steps_per_epoch: int
-    rate: Callable[[int], float]
-    """Learning rate of an epoch."""
     projection_lr_ratio: float
     clusters_after: Callable[[int], bool]
     """Whether an epoch is followed by a clustering."""
-    log_every_steps: int
-    saves_after_epoch: Callable[[int], bool]
-    save_every_steps: int | None
-
-    @property
-    def steps(self) -> int:
-        """Of the whole training."""
-        return self.epochs * self.steps_per_epoch
-
-    def epoch(self, step: int) -> int:
-        """The epoch that the `step`-th step belongs to."""
-        return (step - 1) // self.steps_per_epoch + 1
-
-    def ends_epoch(self, step: int) -> bool:
-        """Whether this was the last step of its epoch."""
-        return step % self.steps_per_epoch == 0
 
     def clusters_before(self, step: int) -> bool:
-        """Whether this step is the first after a clustering.
-
-        That comes after the checkpoint of its epoch, so that who is stopped while clustering loses no training.
-        """
-        return step > 1 and self.ends_epoch(step - 1) and self.clusters_after(self.epoch(step - 1))
-
-    def logs(self, step: int) -> bool:
-        """Whether metrics are logged after this step."""
-        return step % self.log_every_steps == 0 or step == self.steps
-
-    def saves(self, step: int) -> bool:
-        """Whether a checkpoint is written after this step."""
-        if self.save_every_steps is not None and step % self.save_every_steps == 0:
-            return True
-        return self.ends_epoch(step) and self.saves_after_epoch(self.epoch(step))
+        """Whether this step is the first after a clustering."""
+        return self.begins_later_epoch(step) and self.clusters_after(self.epoch(step - 1))
 
 
 def pretrain(
     learner: Learner,
     recipe: Recipe,
-    timetable: Timetable,
+    timetable: PretrainTimetable,
     batches: Iterable[Sequence[Sample]],
     *,
     machine: Machine,
@@ -108,7 +76,7 @@ def pretrain(
         stop: Says when to leave early; the step that is under way is finished and saved.
     """
     learner.train()
-    clock = _Clock()
+    clock = Clock()
     with progress(desc="pre-training", unit="step", total=timetable.steps, initial=learner.step) as bar:
         for samples in clock.waiting(batches):
             step = learner.step + 1
@@ -130,7 +98,8 @@ def pretrain(
             if timetable.logs(step):
                 values = learner.means.take()
                 bar.set_postfix(epoch=epoch, loss=f"{values['pretrain/loss']:.3f}", refresh=False)
-                journal.metrics({**values, "optim/learning_rate": rate, "epoch": epoch, **clock.take()}, step)
+                speed = {f"perf/{name}": value for name, value in clock.take().items()}
+                journal.metrics({**values, "optim/learning_rate": rate, "epoch": epoch, **speed}, step)
             leaving = stop.requested  # Read once: a request that comes while saving is for the step after this one.
             if timetable.saves(step) or leaving:
                 save(epoch)
@@ -241,27 +210,3 @@ def _join_views(maps: Tensor, focus_num: int) -> tuple[Tensor, Tensor]:
 def _generator(recipe: Recipe, purpose: str, *key: int) -> torch.Generator:
     # Drawn on the CPU on every device, so a run draws the same wherever it is resumed.
     return torch.Generator().manual_seed(derive_seed(recipe.seed, purpose, *key))
-
-
-class _Clock:
-    """Clips per second, and the part of the time spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.clips = 0
-        self._begun, self._waited = time.perf_counter(), 0.0
-
-    def waiting(self, batches: Iterable[Sequence[Sample]]) -> Iterable[Sequence[Sample]]:
-        iterator = iter(batches)
-        while True:
-            before = time.perf_counter()
-            batch = next(iterator, None)
-            self._waited += time.perf_counter() - before
-            if batch is None:
-                return
-            yield batch
-
-    def take(self) -> dict[str, float]:
-        elapsed = time.perf_counter() - self._begun
-        values = {"perf/clips_per_sec": self.clips / elapsed, "perf/data_wait_fraction": self._waited / elapsed}
-        self.clips, self._begun, self._waited = 0, time.perf_counter(), 0.0
-        return values

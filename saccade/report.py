@@ -3,28 +3,34 @@
 Everything is read back from the journal, so a resumed run reports its whole life.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from saccade.datasets.layout import Dataset
 from saccade.figures.curves import Series, draw_curves
+from saccade.initial_weights import read_record
 from saccade.journal import read_journal
 from saccade.spec import Spec
 from saccade.spec_reader import spec_hash
 
-__all__ = ["curves_of", "results_table", "stage_seconds", "write_report"]
+__all__ = ["classifier_table", "curves_of", "results_table", "stage_seconds", "write_report"]
 
 _ROWS = {
     "test": "after pre-training",
+    "baseline/given_weights": "before pre-training (given weights)",
     "baseline/random_encoder": "before pre-training (random encoder)",
     "baseline/pixels": "4 x 4 pixels of the middle frame",
     "val": "after pre-training, validation videos",
 }
-_CURVES = ("pretrain/", "optim/", "clusters/0/")
+_CLASSIFIERS = {"linear_probe": "linear probe", "finetune": "fine-tuning"}
+_CURVES = re.compile(r"(pretrain|optim|clusters/0)/.*|(linear_probe|finetune)(/split\d+)?/(loss|accuracy|test_top1)")
 _PICTURES = {
     "figures/curves.png": "Metrics over the optimiser steps",
     "figures/neighbours.png": "Test videos and their nearest training videos",
+    "figures/confusion_linear_probe*.png": "Linear probe: classes of the test videos and what they are taken for",
+    "figures/confusion_finetune*.png": "Fine-tuning: classes of the test videos and what they are taken for",
     "figures/training_clips.png": "Training clips with their fixation masks",
 }
 
@@ -58,7 +64,7 @@ def stage_seconds(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return seconds
 
 
-def results_table(curves: Mapping[str, Series]) -> list[list[str]]:
+def results_table(curves: Mapping[str, Series], rows: Mapping[str, str] = _ROWS) -> list[list[str]]:
     """Retrieval scores, a row for each kind of feature, the header first; empty when nothing was evaluated."""
     ks = sorted(
         int(name.removeprefix("test/retrieval_top")) for name in curves if name.startswith("test/retrieval_top")
@@ -66,10 +72,37 @@ def results_table(curves: Mapping[str, Series]) -> list[list[str]]:
     if not ks:
         return []
     table = [["retrieval", *(f"top-{k}" for k in ks)]]
-    for prefix, label in _ROWS.items():
+    for prefix, label in rows.items():
         if f"{prefix}/retrieval_top{ks[0]}" in curves:
-            table.append([label, *(f"{100 * curves[f'{prefix}/retrieval_top{k}'][1][-1]:.1f} %" for k in ks)])
+            table.append([label, *(_percent(curves, f"{prefix}/retrieval_top{k}") for k in ks)])
     return table
+
+
+def classifier_table(curves: Mapping[str, Series]) -> list[list[str]]:
+    """Scores of the classifiers, a row for each mean or split, the header first; empty when none was trained."""
+    ks = [k for k in (1, 5) if any(f"test/{name}_top{k}" in curves for name in _CLASSIFIERS)]
+    table = [["classification", *(f"top-{k}" for k in ks)]] if ks else []
+    for name, label in _CLASSIFIERS.items():
+        splits = sorted(
+            int(found[1]) for metric in curves if (found := re.fullmatch(rf"test/split(\d+)/{name}_top1", metric))
+        )
+        notes = [f"mean of {len(splits)} splits"] if splits else []
+        rows = {f"test/{name}": _noted(label, *notes)}
+        rows |= {f"test/split{n}/{name}": f"{label}, split {n}" for n in splits}
+        rows[f"best/test_selected_{name}"] = _noted(label, "best epoch, chosen on the test videos", *notes)
+        rows[f"val/{name}"] = _noted(label, "validation videos", *notes)
+        for prefix, words in rows.items():
+            if f"{prefix}_top1" in curves:
+                table.append([words, *(_percent(curves, f"{prefix}_top{k}") for k in ks)])
+    return table
+
+
+def _noted(label: str, *notes: str) -> str:
+    return f"{label} ({'; '.join(notes)})" if notes else label
+
+
+def _percent(curves: Mapping[str, Series], name: str) -> str:
+    return f"{100 * curves[name][1][-1]:.1f} %" if name in curves else ""
 
 
 def as_text(table: list[list[str]]) -> str:
@@ -97,37 +130,30 @@ def write_report(folder: Path, spec: Spec, data: Dataset, machine: str) -> str:
         machine: Description of the device.
 
     Returns:
-        The table of results for the terminal, or "" when nothing was evaluated.
+        The tables of results for the terminal, or "" when nothing was evaluated.
     """
     events = [event for event, _ in read_journal(folder / "journal.jsonl")]
     curves = curves_of(events)
-    drawn = {name: series for name, series in curves.items() if name.startswith(_CURVES) and len(series[0]) > 1}
+    drawn = {name: series for name, series in curves.items() if _CURVES.fullmatch(name) and len(series[0]) > 1}
     if drawn:
         draw_curves(folder / "figures" / "curves.png", drawn)
-    table = results_table(curves)
-    chance = 1 / len({video.label for video in data.train})
+    retrieval, classification = results_table(curves, _rows(spec)), classifier_table(curves)
+    tables = [table for table in (retrieval, classification) if table]
     attempts = sum(event["kind"] == "attempt" for event in events)
     seconds = stage_seconds(events)
     lines = [
         f"# {spec.name}",
         "",
-        *([_headline(table), ""] if table else []),  # first: the MLflow UI shows the beginning and folds the rest
-        f"Saccade-guided pre-training of **{spec.encoder.name}** (width {spec.encoder.width}) on **{data.name}** split "
-        f"{spec.data.split}: {len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test "
-        f"videos, {len({video.label for video in data.train})} classes; {_counted(spec.pretrain.epochs, 'epoch')} of "
-        f"{_counted(spec.saccade.focus_num, 'fixation')} a video, seed {spec.seed}.",
+        # First: the MLflow UI shows the beginning and folds the rest.
+        *([" ".join(_headline(table) for table in tables), ""] if tables else []),
+        _subject(spec, data),
         "",
+        *_origin(folder, spec),
         "## What it found",
         "",
     ]
-    if table:
-        lines += _as_markdown(table)
-        lines += ["", f"Part of the test videos with their class among the k nearest training videos (hit@k). "
-                  f"A blind guess is right in {100 * chance:.1f} % at top-1."]  # fmt: skip
-    else:
-        lines.append("Nothing was evaluated (`evaluation.retrieval.enabled: false`).")
+    lines += _findings(retrieval, classification, chance=1 / len({video.label for video in data.train}))
     lines += [
-        "",
         "## How long it took",
         "",
         ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
@@ -139,16 +165,85 @@ def write_report(folder: Path, spec: Spec, data: Dataset, machine: str) -> str:
         "`environment.txt` and `git.diff` say on which code.",
         "",
     ]
-    for path, words in _PICTURES.items():
-        if (folder / path).exists():
-            lines += [f"## {words}", "", f"![{words}]({path})", ""]
+    lines += _pictures(folder)
     (folder / "summary.md").write_text("\n".join(lines), encoding="utf-8")
-    return as_text(table) if table else ""
+    return "\n\n".join(as_text(table) for table in tables)
+
+
+def _rows(spec: Spec) -> dict[str, str]:
+    """What each row of the retrieval scores is called in this run."""
+    if spec.pretrain.epochs:
+        return _ROWS
+    evaluated = "given weights" if spec.encoder.weights else "random encoder, no pre-training"
+    return {**_ROWS, "test": evaluated, "val": f"{evaluated}, validation videos"}
+
+
+def _subject(spec: Spec, data: Dataset) -> str:
+    deed, training = "Evaluation", ""
+    if spec.pretrain.epochs:
+        deed = "Saccade-guided pre-training"
+        epochs, fixations = _counted(spec.pretrain.epochs, "epoch"), _counted(spec.saccade.focus_num, "fixation")
+        training = f"{epochs} of {fixations} a video, "
+    return (
+        f"{deed} of **{spec.encoder.name}** (width {spec.encoder.width}) on **{data.name}** split "
+        f"{spec.data.split}: {len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test "
+        f"videos, {len({video.label for video in data.train})} classes; {training}seed {spec.seed}."
+    )
+
+
+def _origin(folder: Path, spec: Spec) -> list[str]:
+    """Where the weights come from that the run started with."""
+    if not spec.encoder.weights:
+        return []
+    record = read_record(folder)
+    source = record["description"]["source"] or {}
+    imported = f", imported from `{source['file']}`" if "file" in source else ""
+    if record["projection"]:
+        projection = "and its projection"
+    elif spec.pretrain.epochs:
+        projection = "without a projection, which starts at random"
+    else:
+        projection = "without a projection, so retrieval compares the encoder's own normalised features"
+    plain = record["description"]["mean"] == [0.0, 0.0, 0.0]
+    range_ = (
+        "; it was trained on clips in [0, 1], and sees normalised ones here but where `normalise: false`"
+        if plain
+        else ""
+    )
+    return [
+        f"Started from `{record['given']}`{imported}: an encoder {projection}{range_} (sha256 {record['sha256']}).",
+        "",
+    ]
 
 
 def _headline(table: list[list[str]]) -> str:
-    """The first score of each row, in one line."""
-    return f"**Retrieval {table[0][1]}: " + ", ".join(f"{row[1]} {row[0]}" for row in table[1:]) + ".**"
+    """The first score of each row, in one line; of several splits their mean."""
+    scores = ", ".join(f"{row[1]} {row[0]}" for row in table[1:] if ", split " not in row[0])
+    return f"**{table[0][0].capitalize()} {table[0][1]}: {scores}.**"
+
+
+def _findings(retrieval: list[list[str]], classification: list[list[str]], *, chance: float) -> list[str]:
+    """The tables, and how to read them."""
+    guess = f"A blind guess is right in {100 * chance:.1f} % at top-1."
+    lines = []
+    if retrieval:
+        words = "Part of the test videos with their class among the k nearest training videos (hit@k)."
+        lines += [*_as_markdown(retrieval), "", f"{words} {guess}", ""]
+    if classification:
+        words = "Part of the test videos whose class is among the k likeliest; `tables/` says how each class did."
+        lines += [*_as_markdown(classification), "", f"{words} {guess}", ""]
+    return lines or ["Nothing was evaluated: no part of `evaluation` is enabled.", ""]
+
+
+def _pictures(folder: Path) -> list[str]:
+    """Those that the run has made."""
+    lines = []
+    for pattern, words in _PICTURES.items():
+        paths = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
+        lines += [f"## {words}", ""] if paths else []
+        for path in paths:
+            lines += [f"![{words}]({path})", ""]
+    return lines
 
 
 def _counted(count: int, noun: str) -> str:

@@ -1,9 +1,54 @@
-"""What happens when: pure functions of the epoch, counted from 1."""
+"""What happens when: pure functions of the epoch, counted from 1, and of the steps that are done."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-__all__ = ["clusters_after", "cosine_rate", "keeps_checkpoint", "step_rate"]
+__all__ = ["Timetable", "clusters_after", "cosine_rate", "keeps_checkpoint", "step_rate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timetable:
+    """What happens when in a training. Steps count those that are done, epochs are counted from 1."""
+
+    epochs: int
+    steps_per_epoch: int
+    rate: Callable[[int], float]
+    """Learning rate of an epoch."""
+    log_every_steps: int
+    saves_after_epoch: Callable[[int], bool]
+    save_every_steps: int | None
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.epochs * self.steps_per_epoch
+
+    def epoch(self, step: int) -> int:
+        """The epoch that the `step`-th step belongs to."""
+        return (step - 1) // self.steps_per_epoch + 1
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether this was the last step of its epoch."""
+        return step % self.steps_per_epoch == 0
+
+    def begins_later_epoch(self, step: int) -> bool:
+        """Whether this step is the first of an epoch, but not of the training.
+
+        What happens between two epochs happens before such a step: after the checkpoint of the earlier epoch, so that
+        who is stopped in it loses no training.
+        """
+        return step > 1 and self.ends_epoch(step - 1)
+
+    def logs(self, step: int) -> bool:
+        """Whether metrics are logged after this step."""
+        return step % self.log_every_steps == 0 or step == self.steps
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is written after this step."""
+        if self.save_every_steps is not None and step % self.save_every_steps == 0:
+            return True
+        return self.ends_epoch(step) and self.saves_after_epoch(self.epoch(step))
 
 
 def step_rate(epoch: int, *, base: float, decay_epochs: Sequence[int], decay_rate: float) -> float:

@@ -5,12 +5,11 @@ by Saccades", IEEE TCSVT 2023, doi 10.1109/TCSVT.2023.3290938, and its public re
 This module says what a spec is; `spec_reader` turns files and `--set` overrides into one.
 """
 
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["LEVEL_MAX", "Spec", "impossible_combinations"]
+__all__ = ["LEVEL_MAX", "ClassifierSpec", "Spec", "SpecFile"]
 
 LEVEL_MAX = 5
 """Levels of an encoder: 0 is the input clip, 1 the stem's output, 2 to 5 the outputs of the four stages."""
@@ -76,10 +75,16 @@ class SaccadeSpec(Section):
 class EncoderSpec(Section):
     """The network that is trained."""
 
-    name: Literal["r3d", "r2plus1d"] = "r3d"
-    """R3D (Hara et al. 2017, arXiv:1708.07632) or R(2+1)D (Tran et al. 2018, arXiv:1711.11248), one block a stage."""
+    name: Literal["r3d", "r2plus1d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d"] = "r3d"
+    """R3D (Hara et al. 2017, arXiv:1708.07632) or R(2+1)D (Tran et al. 2018, arXiv:1711.11248), one block a stage; or a
+    network of torchvision: r3d_18, mc3_18, r2plus1d_18 (Tran et al.), s3d (Xie et al. 2018, arXiv:1712.04851)."""
     width: Annotated[int, Field(ge=4)] = 64
-    """Channels of the first stage; the following have 2, 4 and 8 times as many. Method: 64, so features of 512."""
+    """Channels of the first stage; the following have 2, 4 and 8 times as many. Method: 64, so features of 512. Of r3d
+    and r2plus1d only: torchvision's networks have widths of their own."""
+    weights: str = ""
+    """Weights to start from, in place of random ones: a .safetensors file (of `saccade import-weights`, say), a run's
+    folder or id, or runs:/<MLflow run id>/model. Copied into the run. Without a projection in them, a new one is
+    trained, and a run of 0 epochs retrieves by the encoder's own normalised features."""
 
 
 class AugmentationSpec(Section):
@@ -132,7 +137,7 @@ class ConsistencySpec(Section):
     power: Annotated[float, Field(gt=0)] = 1.0
     """Exponent of the affinities. Method: 1 for R3D, 4 for R(2+1)D (`pro_p`)."""
     clamp: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Affinities below this become this. Method: 0 (`pro_clamp`)."""
+    """Affinities below this become this. Method: 0 (`pro_clamp_value`)."""
     distance: Literal["l1", "l2", "cosine"] = "l1"
     """How a prediction is compared with its target. Method: l1 (`pred_loss`)."""
 
@@ -164,13 +169,15 @@ class PretrainSpec(Section):
     """The training loop."""
 
     epochs: NotNegative = 300
-    """Passes over the videos; 0 evaluates the random encoder. Method: 300 for R3D, 360 for R(2+1)D."""
+    """Passes over the videos; 0 evaluates encoder.weights, or the random encoder. Method: 300 (R3D), 360 (R(2+1)D)."""
     batch_size: Annotated[int, Field(ge=2)] = 16
     """Videos in a step, each of 2 x focus_num clips; the last partial batch of an epoch is dropped. Method: 16 / 8."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    """Rate of SGD for the encoder. Method: 0.1."""
+    """Rate for the encoder. Method: 0.1."""
     projection_lr_ratio: Annotated[float, Field(ge=0)] = 0.001
     """Rate of the contrast's projection, as a part of `learning_rate`. Method: 0.001 (`lr_ratio`)."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980) has betas of 0.9 and 0.999. Method: sgd (`opt_type`)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD. Method: 0.9."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
@@ -198,10 +205,65 @@ class RetrievalSpec(Section):
     """Also score the encoder before training and bare 4 x 4 pixels, on the same clips: what a score is worth."""
 
 
+class ClassifierSpec(Section):
+    """What the two classifiers have in common: how they are trained and tested."""
+
+    enabled: bool = False
+    """Train and test this classifier after pre-training."""
+    splits: tuple[Positive, ...] = Field(default=(), strict=False)
+    """Official splits to do it on, each with a fresh copy of the encoder; the score is their mean. Empty: data.split.
+    Method: 1 2 3."""
+    epochs: Positive = 200
+    """Passes over the training videos, one random clip of each. Method: 200."""
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    """Videos in a step; the last partial batch of an epoch is dropped. Method: 32."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Rate of SGD. Method: 0.1."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD. Method: 0.9."""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2 penalty. Method: 5e-4."""
+    decay_epochs: tuple[Positive, ...] = Field(default=(60, 120, 160), strict=False)
+    """Epochs after which the rate is multiplied by `decay_rate`. Method: 60 120 160."""
+    decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor of each decay. Method: 0.1."""
+    clips: Positive = 10
+    """Clips per tested video, evenly spaced, whose logits are averaged. Method: 10."""
+    normalise: bool = True
+    """Give clips ImageNet's mean and deviation, as in pre-training. The release's classifiers see plain [0, 1]: off."""
+    test_every_epochs: Positive | None = None
+    """Epochs between tests within training; the best is logged as best/test_selected_..., since choosing it looks at
+    the test videos. The release reports that of every epoch: 1. null: only the last epoch is tested."""
+
+
+class LinearProbeSpec(ClassifierSpec):
+    """A linear layer on features of the frozen encoder, of length 1 and then batch-normalised."""
+
+    augment: bool = False
+    """Train on augmented clips, which the encoder sees anew in every epoch. Method: on. Off: on evenly spaced clips,
+    `clips` a video, whose features are made once."""
+    batch_norm_training: bool = False
+    """Let the frozen encoder's batch norm use and follow the training batches, as in the release; needs `augment`."""
+
+
+class FinetuneSpec(ClassifierSpec):
+    """A linear layer on the encoder, all weights trained."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.7
+    """Part of the features' values that is zeroed in training. Method: 0.7."""
+    encoder_lr_ratio: Annotated[float, Field(ge=0)] = 1.0
+    """Rate of the encoder, as a part of `learning_rate`. Method: 1."""
+
+
 class EvaluationSpec(Section):
     """What is measured after pre-training."""
 
     retrieval: RetrievalSpec = RetrievalSpec()
+    linear_probe: LinearProbeSpec = LinearProbeSpec()
+    finetune: FinetuneSpec = FinetuneSpec()
+    test_jitter_probability: Fraction = 0.0
+    """Chance that the colours of an evaluation clip (retrieval, and tests of classifiers) are jittered, which only
+    blurs a score. The release: 0.3."""
 
 
 class CheckpointSpec(Section):
@@ -263,36 +325,15 @@ class Spec(Section):
     checkpoint: CheckpointSpec = CheckpointSpec()
     engine: EngineSpec = EngineSpec()
     tracking: TrackingSpec = TrackingSpec()
+    then: tuple[str, ...] = Field(default=(), strict=False)
+    """Specs to run after this one, each as a linked run; paths seen from this file's folder. One without
+    encoder.weights takes over this run's encoder. Of `--set`, those of data.root, engine, tracking and checkpoint
+    hold for them too."""
 
 
-def impossible_combinations(spec: Spec) -> Iterator[tuple[str, str]]:
-    """Yield (dotted path, what is wrong and allowed) for values that are fine alone but not together."""
-    epochs, prototypes = spec.pretrain.epochs, spec.prototypes
-    # The first multiple of every_epochs that is not below warmup_epoch; nothing is clustered after the last epoch.
-    first = -(-prototypes.warmup_epoch // prototypes.every_epochs) * prototypes.every_epochs
-    if epochs and prototypes.num_clusters and first >= epochs:
-        yield (
-            "prototypes.warmup_epoch",
-            f"{prototypes.warmup_epoch} puts the first clustering after epoch {first}, but pretrain.epochs = {epochs}, "
-            "so no prototype would be used; lower it, or set prototypes.num_clusters to []",
-        )
-    if spec.pretrain.schedule == "step":
-        late = [epoch for epoch in spec.pretrain.decay_epochs if epochs and epoch >= epochs]
-        if late:
-            yield "pretrain.decay_epochs", f"{late[0]} is not before the end of pretrain.epochs = {epochs}; remove it"
-        if list(spec.pretrain.decay_epochs) != sorted(set(spec.pretrain.decay_epochs)):
-            yield "pretrain.decay_epochs", f"{list(spec.pretrain.decay_epochs)} is not in ascending order; sort it"
-    if spec.augmentation.blur_sigma_min > spec.augmentation.blur_sigma_max:
-        yield (
-            "augmentation.blur_sigma_min",
-            f"{spec.augmentation.blur_sigma_min} is above blur_sigma_max {spec.augmentation.blur_sigma_max}; lower it",
-        )
-    cells = spec.saccade.grid_num**2
-    if spec.saccade.focus_num > cells:
-        yield (
-            "saccade.focus_num",
-            f"{spec.saccade.focus_num} fixations do not fit on grid_num x grid_num = {cells} cells",
-        )
-    topk = list(spec.evaluation.retrieval.topk)
-    if topk != sorted(set(topk)):
-        yield "evaluation.retrieval.topk", f"{topk} is not in ascending order without repeats; sort it"
+class SpecFile(Spec):
+    """What may stand in a file: a spec, or the part of one in which it differs from another file."""
+
+    base: str = ""
+    """Another spec, its path seen from this file's folder: what is not set here is taken from there, but for `name`
+    and `then`. A spec that has been read has no base any more."""

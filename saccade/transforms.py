@@ -18,6 +18,7 @@ from saccade.torchvision_shim import functional as tv
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "TEST_JITTER",
     "Augmentation",
     "Crop",
     "Jitter",
@@ -25,12 +26,15 @@ __all__ = [
     "apply_view",
     "centre_view",
     "draw_crop",
+    "draw_jitter",
     "draw_training_view",
     "normalise",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+TEST_JITTER = (0.2, 0.2, 0.2, 0.1)
+"""Strengths of the colour jitter that the release gives some of its test clips."""
 
 _CROP_ATTEMPTS = 10
 _ADJUST = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
@@ -105,24 +109,38 @@ def _centre(height: int, width: int, side: int) -> Crop:
     return Crop((height - side) // 2, (width - side) // 2, side, side)
 
 
+def draw_jitter(
+    rng: np.random.Generator, probability: float, strengths: tuple[float, float, float, float]
+) -> Jitter | None:
+    """Draw whether a clip's colours change, and how.
+
+    Args:
+        rng: Source of the draws.
+        probability: Chance that they do.
+        strengths: Of brightness, contrast, saturation and hue, as in `spec.AugmentationSpec`.
+    """
+    if rng.random() >= probability:
+        return None
+    *factors, hue = strengths
+    brightness, contrast, saturation = (float(rng.uniform(1 - factor, 1 + factor)) for factor in factors)
+    shift = float(rng.uniform(-hue, hue))
+    return Jitter((brightness, contrast, saturation, shift), tuple(int(i) for i in rng.permutation(4)))
+
+
 def draw_training_view(rng: np.random.Generator, augmentation: Augmentation, *, height: int, width: int) -> View:
     """Draw how a training clip of `height` x `width` px frames is seen."""
     a = augmentation
     crop = draw_crop(rng, height=height, width=width, area_min=a.crop_area_min, aspect_max=a.crop_aspect_max)
-    jitter = blur = None
-    if rng.random() < a.jitter_probability:
-        strengths = (a.brightness, a.contrast, a.saturation)
-        factors = [float(rng.uniform(1 - strength, 1 + strength)) for strength in strengths]
-        hue = float(rng.uniform(-a.hue, a.hue))
-        jitter = Jitter((factors[0], factors[1], factors[2], hue), tuple(int(i) for i in rng.permutation(4)))
+    jitter = draw_jitter(rng, a.jitter_probability, (a.brightness, a.contrast, a.saturation, a.hue))
+    blur = None
     if rng.random() < a.blur_probability:
         blur = float(rng.uniform(a.blur_sigma_min, a.blur_sigma_max))
     return View(crop, bool(rng.random() < a.flip_probability), jitter, blur)
 
 
-def centre_view(*, height: int, width: int, crop: int) -> View:
+def centre_view(*, height: int, width: int, crop: int, jitter: Jitter | None = None) -> View:
     """The evaluation view: the centre `crop` x `crop` px of a frame, or its short side where that is smaller."""
-    return View(_centre(height, width, min(crop, height, width)))
+    return View(_centre(height, width, min(crop, height, width)), jitter=jitter)
 
 
 def apply_view(frames: Tensor, mask: Tensor | None, view: View, *, size: int) -> tuple[Tensor, Tensor | None]:

@@ -104,6 +104,16 @@ class TestBuild:
         assert bits(full.projection.state_dict()) == bits(without.projection.state_dict())
         assert torch.equal(full.memory, without.memory)
 
+    def test_the_optimiser_of_the_spec(self) -> None:
+        sgd = builders.build_learner(small_spec(), VIDEOS, CPU).optimizer
+        adam = builders.build_learner(small_spec("pretrain.optimizer=adam"), VIDEOS, CPU).optimizer
+        assert (type(sgd), type(adam)) == (torch.optim.SGD, torch.optim.Adam)
+        assert [group["momentum"] for group in sgd.param_groups] == [0.9, 0.9]
+        assert [group["betas"] for group in adam.param_groups] == [(0.9, 0.999)] * 2
+        for group, other in zip(sgd.param_groups, adam.param_groups, strict=True):
+            assert len(group["params"]) == len(other["params"])
+            assert (group["lr"], group["weight_decay"]) == (other["lr"], other["weight_decay"])
+
     def test_each_parameter_is_in_one_group_and_the_projection_has_its_own(self) -> None:
         learner = builders.build_learner(small_spec(), VIDEOS, CPU)
         networks, projection = ([id(p) for p in group["params"]] for group in learner.optimizer.param_groups)

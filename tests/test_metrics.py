@@ -6,7 +6,7 @@ from math import log
 import numpy as np
 import pytest
 
-from saccade.metrics import cluster_agreement, hit_at_k
+from saccade.metrics import cluster_agreement, confusion_matrix, hit_at_k
 
 
 def test_hits_by_hand() -> None:
@@ -31,3 +31,9 @@ def test_agreement_by_counting_pairs() -> None:
     nmi = (entropy(a) + entropy(b) - joint) / ((entropy(a) + entropy(b)) / 2)
     assert cluster_agreement(a, b) == (pytest.approx(ari), pytest.approx(nmi))
     assert cluster_agreement(a, (a + 1) % 3) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_confusions_by_hand() -> None:
+    labels, predicted = np.array([0, 0, 2, 2, 2, 1]), np.array([0, 2, 2, 0, 0, 1])
+    # Class 3 has no video and is never guessed.
+    assert confusion_matrix(labels, predicted, 4).tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [2, 0, 1, 0], [0] * 4]

@@ -19,7 +19,7 @@ from saccade.engine.stop import Stopped, StopRequest
 from saccade.errors import RunError, SpecError
 from saccade.journal import Journal, read_journal
 from saccade.learner import Learner
-from saccade.pretrain import Recipe, Timetable, training_losses, training_step
+from saccade.pretrain import PretrainTimetable, Recipe, training_losses, training_step
 from saccade.prototypes import Prototypes
 from saccade.rng import derive_seed
 from saccade.spec import Spec
@@ -401,7 +401,7 @@ def named_parameters(learner: Learner) -> dict[str, torch.nn.Parameter]:
 # What happens when -------------------------------------------------------------------------------------------------
 
 
-def published(*overrides: str) -> Timetable:
+def published(*overrides: str) -> PretrainTimetable:
     return builders.build_timetable(parse_spec("name: paper", "paper.yaml", overrides), 9537)
 
 

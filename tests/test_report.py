@@ -7,7 +7,7 @@ import pytest
 
 from saccade.datasets.layout import Dataset, Video
 from saccade.journal import Journal
-from saccade.report import as_text, curves_of, results_table, stage_seconds, write_report
+from saccade.report import as_text, classifier_table, curves_of, results_table, stage_seconds, write_report
 from saccade.spec_reader import parse_spec, spec_hash
 
 
@@ -89,6 +89,43 @@ class TestTable:
         ]
 
 
+def scores(name: str, *values: float) -> dict[str, Any]:
+    return {f"{name}_top{k}": ([40], [value]) for k, value in zip((1, 5), values, strict=False)}
+
+
+class TestClassifiers:
+    def test_one_split_of_each(self) -> None:
+        curves = {
+            **scores("test/linear_probe", 0.25, 0.5),
+            **scores("val/linear_probe", 0.125, 0.25),
+            **scores("test/finetune", 0.5, 1.0),
+            **scores("best/test_selected_finetune", 0.75, 0.875),
+        }
+        assert classifier_table(curves) == [
+            ["classification", "top-1", "top-5"],
+            ["linear probe", "25.0 %", "50.0 %"],
+            ["linear probe (validation videos)", "12.5 %", "25.0 %"],
+            ["fine-tuning", "50.0 %", "100.0 %"],
+            ["fine-tuning (best epoch, chosen on the test videos)", "75.0 %", "87.5 %"],
+        ]
+
+    def test_several_splits_of_few_classes(self) -> None:
+        curves = {
+            **{f"test/split{n}/finetune_top1": ([40], [value]) for n, value in ((10, 0.5), (2, 1.0))},
+            **{f"{name}_top1": ([40], [0.75]) for name in ("test/finetune", "best/test_selected_finetune")},
+        }
+        assert classifier_table(curves) == [
+            ["classification", "top-1"],
+            ["fine-tuning (mean of 2 splits)", "75.0 %"],
+            ["fine-tuning, split 2", "100.0 %"],
+            ["fine-tuning, split 10", "50.0 %"],
+            ["fine-tuning (best epoch, chosen on the test videos; mean of 2 splits)", "75.0 %"],
+        ]
+
+    def test_none(self) -> None:
+        assert classifier_table(CURVES) == []
+
+
 def dataset(test: int = 3) -> Dataset:
     videos = [Video(f"v{i}", i % 2, Path(), 20, ()) for i in range(8)]
     return Dataset("toy", ("a", "b"), tuple(videos[:4]), (videos[4],), tuple(videos[5 : 5 + test]), "d" * 32)
@@ -134,6 +171,33 @@ def test_the_summary_says_what_was_done_and_found(tmp_path: Path, spec: Any) -> 
 def test_a_resumed_run_reports_both_attempts(tmp_path: Path, spec: Any) -> None:
     _, text = write(tmp_path, spec, attempts=2)
     assert "2 attempts; " in text
+
+
+def test_classifiers_have_a_table_a_headline_and_their_pictures(tmp_path: Path, spec: Any) -> None:
+    (tmp_path / "figures").mkdir()
+    for name in ("confusion_finetune_split2", "confusion_finetune_split1"):
+        (tmp_path / "figures" / f"{name}.png").write_bytes(b"")
+    with Journal.open(tmp_path / "journal.jsonl", mark=None, attempted=0) as journal:
+        journal.metrics({"test/retrieval_top1": 0.5}, 20)
+        for step in (1, 2):
+            journal.metrics({"finetune/split1/loss": 1.0 / step, "finetune/split1/learning_rate": 0.1}, step)
+        for split in (1, 2):
+            journal.metrics({f"test/split{split}/finetune_top1": 0.5 * split}, 2)
+        journal.metrics({"test/finetune_top1": 0.75}, 2)
+    table = write_report(tmp_path, spec, dataset(), "CPU, 1 threads, fp32")
+    assert [line.split("  ")[0].strip("-") for line in table.splitlines()] == [
+        *("retrieval", "", "after pre-training", ""),
+        *("classification", "", "fine-tuning (mean of 2 splits)", "fine-tuning, split 1", "fine-tuning, split 2"),
+    ]
+    lines = (tmp_path / "summary.md").read_text().splitlines()
+    assert lines[2] == (
+        "**Retrieval top-1: 50.0 % after pre-training.** "
+        "**Classification top-1: 75.0 % fine-tuning (mean of 2 splits).**"
+    )
+    assert "| fine-tuning, split 2 | 100.0 % |" in lines
+    pictures = [line for line in lines if "](figures/confusion" in line]
+    assert [line.split("_")[-1] for line in pictures] == ["split1.png)", "split2.png)"]
+    assert sum(line.startswith("## Fine-tuning") for line in lines) == 1
 
 
 def test_without_evaluation(tmp_path: Path, spec: Any) -> None:

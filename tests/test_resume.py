@@ -4,9 +4,10 @@ import json
 import multiprocessing
 import random
 import runpy
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,14 @@ checkpoint: {{every_steps: 3, keep_every_epochs: 2}}
 engine: {{device: cpu, precision: fp32, workers: 0, threads: 1}}
 tracking: {{log_every_steps: 3}}
 """
+CLASSIFIERS = [
+    *("pretrain.epochs=1", "prototypes.num_clusters=[]", "evaluation.retrieval.baselines=false"),
+    # The release's probe, whose encoder changes too; 16 videos in batches of 4, so 8 steps.
+    *(f"evaluation.linear_probe.{key}" for key in ("enabled=true", "augment=true", "batch_norm_training=true")),
+    *(f"evaluation.linear_probe.{key}" for key in ("epochs=2", "batch_size=4", "clips=2", "test_every_epochs=1")),
+    *(f"evaluation.finetune.{key}" for key in ("enabled=true", "splits=[1, 2]", "epochs=1", "batch_size=4", "clips=2")),
+    *("evaluation.linear_probe.decay_epochs=[1]", "evaluation.finetune.decay_epochs=[]"),
+]
 STEPS = 16  # 4 epochs of 16 videos in batches of 4; a clustering after epoch 2
 
 
@@ -43,11 +52,14 @@ STEPS = 16  # 4 epochs of 16 videos in batches of 4; a clustering after epoch 2
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_toy(root, train_per_class=2, test_per_class=1, frames=16, height=48, width=64, workers=1)
+    for part in ("train", "test"):
+        shutil.copy(root / "toy" / "split" / f"{part}list01.txt", root / "toy" / "split" / f"{part}list02.txt")
     return root
 
 
-def new_run(folder: Path, data: Path) -> RunDir:
-    return create_run(folder / "runs", parse_spec(SPEC.format(root=data), "resume.yaml"), ["saccade", "run"])
+def new_run(folder: Path, data: Path, overrides: Sequence[str] = ()) -> RunDir:
+    spec = parse_spec(SPEC.format(root=data), "resume.yaml", overrides)
+    return create_run(folder / "runs", spec, ["saccade", "run"])
 
 
 def attempt(run: RunDir, place: str = "never", number: int = 1) -> None:
@@ -91,8 +103,8 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
         yield path, value
 
 
-def assert_same_run(run: RunDir, other: RunDir) -> None:
-    for name in ("checkpoints/last.pt", "checkpoints/epoch_0002.pt", "checkpoints/epoch_0004.pt"):
+def assert_same_checkpoints(run: RunDir, other: RunDir, *names: str) -> None:
+    for name in names:
         states = [torch.load(r.path / name, weights_only=True) for r in (run, other)]
         for state in states:
             del state["mark"]  # bytes of a journal, in which times stand
@@ -101,13 +113,17 @@ def assert_same_run(run: RunDir, other: RunDir) -> None:
         for path, value in first.items():
             same = torch.equal(value, second[path]) if isinstance(value, torch.Tensor) else value == second[path]
             assert same, f"{name}{path} differs"
-    assert sorted(points(run)) == sorted(points(other))
-    files = [
-        "encoder/encoder.safetensors",
-        *(f"clusters/epoch_0002/{n}" for n in ("assignments.parquet", "centroids_0.npy")),
-    ]
-    for name in files:
+
+
+def assert_same_files(run: RunDir, other: RunDir, *names: str) -> None:
+    for name in ("encoder/encoder.safetensors", *names):
         assert (run.path / name).read_bytes() == (other.path / name).read_bytes(), name
+
+
+def assert_same_run(run: RunDir, other: RunDir) -> None:
+    assert_same_checkpoints(run, other, "checkpoints/last.pt", "checkpoints/epoch_0002.pt", "checkpoints/epoch_0004.pt")
+    assert sorted(points(run)) == sorted(points(other))
+    assert_same_files(run, other, *(f"clusters/epoch_0002/{n}" for n in ("assignments.parquet", "centroids_0.npy")))
 
 
 def assert_each_point_once(run: RunDir) -> None:
@@ -162,6 +178,34 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     attempt(run)
     assert_same_run(run, unbroken)
     assert_each_point_once(run)
+
+
+def test_a_run_killed_in_its_classifiers_ends_as_if_it_had_not_been(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "unbroken").mkdir()
+    run, other = new_run(tmp_path, data, CLASSIFIERS), new_run(tmp_path / "unbroken", data, CLASSIFIERS)
+    attempt(other)
+    # Checkpoints come after steps 3 and 4 (the end of an epoch), then 6 and 8, and when a classifier is done.
+    for place, number in [
+        ("classifier-step", 2),  # the probe, before its first checkpoint
+        ("classifier-step", 6),  # beyond the checkpoint of its first epoch
+        ("classifier-tested", 1),  # in the test between its epochs
+        ("confusion", 1),  # with its scores logged, but not saved
+        ("classifier-saved", 3),  # fine-tuning on split 1, trained but not tested
+        ("classifier-step", 4),  # and on split 2
+    ]:
+        attempt(run, place, number)
+    attempt(run)
+    assert_same_checkpoints(run, other, "checkpoints/last.pt", "checkpoints/evaluation.pt")
+    assert sorted(points(run)) == sorted(points(other))
+    counts = Counter((name, step) for name, step, _ in points(run))
+    assert counts.most_common(1)[0][1] == 1
+    assert {step for name, step in counts if name == "linear_probe/loss"} == {3, 6, 8}
+    assert {step for name, step in counts if name == "finetune/split2/loss"} == {3, 4}
+    stages = ("linear_probe", "finetune_split1", "finetune_split2")
+    assert_same_files(run, other, *(f"tables/{stage}_per_class.csv" for stage in stages))
+    assert_same_files(run, other, *(f"classifiers/{stage}.safetensors" for stage in stages))
+    # Retrieval was done before the first checkpoint of the probe, so never again.
+    assert [event["name"] for event, _ in read_journal(run.journal) if event["kind"] == "stage"].count("evaluate") == 1
 
 
 @pytest.mark.filterwarnings("default")  # MLflow's, which runs in this process here

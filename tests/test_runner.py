@@ -193,7 +193,7 @@ def test_a_damaged_checkpoint_is_told(trained: Path, capfd: pytest.CaptureFixtur
     last.write_bytes(content[: len(content) // 2])
     assert "last.pt: not a readable checkpoint" in mistake(trained, capfd)
     save_checkpoint(last, {"something": "else"})
-    assert "last.pt: not a checkpoint of a pre-training run" in mistake(trained, capfd)
+    assert "last.pt: not a checkpoint of this kind of run" in mistake(trained, capfd)
 
 
 def test_a_run_that_is_being_trained_is_left_alone(make: Make, capfd: pytest.CaptureFixture[str]) -> None:

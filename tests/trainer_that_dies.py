@@ -2,7 +2,9 @@
 
 Places: step (before the NUMBER-th step of this attempt), clustering (with features made, before k-means), record (a
 clustering written, not yet announced), checkpoint (the NUMBER-th checkpoint half written), renamed (the NUMBER-th
-checkpoint in place, nothing after it), evaluate, export; never (not at all).
+checkpoint in place, nothing after it), evaluate, export; never (not at all). Of the classifiers: classifier-step
+(before the NUMBER-th step of this attempt), classifier-saved (the NUMBER-th checkpoint in place), classifier-tested
+(before the NUMBER-th score), confusion (the NUMBER-th table and picture written, not yet announced).
 """
 
 import os
@@ -14,8 +16,12 @@ from typing import Any
 
 import saccade.builders
 import saccade.checkpoint
+import saccade.evaluation.classifier
 import saccade.pretrain
 import saccade.runner
+import saccade.stages.classifiers
+import saccade.stages.pretraining
+import saccade.stages.retrieval
 
 
 def die() -> None:
@@ -55,21 +61,31 @@ def half_written(save: Callable[..., None], number: int) -> Callable[..., None]:
 
 
 def main(place: str, number: int, folder: str) -> int:
-    runner: Any = saccade.runner
+    pretraining: Any = saccade.stages.pretraining
+    classifiers: Any = saccade.stages.classifiers
+    retrieval: Any = saccade.stages.retrieval
     if place == "step":
         saccade.pretrain.training_step = dying(saccade.pretrain.training_step, number)
     elif place == "clustering":
         saccade.builders.fit = dying(saccade.builders.fit, number)
     elif place == "record":
-        runner.draw_clusters = dying(runner.draw_clusters, number, after=True)
+        pretraining.draw_clusters = dying(pretraining.draw_clusters, number, after=True)
     elif place == "checkpoint":
         saccade.checkpoint.torch.save = half_written(saccade.checkpoint.torch.save, number)
     elif place == "renamed":
-        runner.save_checkpoint = dying(runner.save_checkpoint, number, after=True)
+        pretraining.save_checkpoint = dying(pretraining.save_checkpoint, number, after=True)
     elif place == "evaluate":
-        runner.retrieve = dying(runner.retrieve, number)
+        retrieval.retrieve = dying(retrieval.retrieve, number)
     elif place == "export":
-        runner.save_encoder = dying(runner.save_encoder, number, after=True)
+        pretraining.save_encoder = dying(pretraining.save_encoder, number, after=True)
+    elif place == "classifier-step":
+        saccade.evaluation.classifier.classifier_step = dying(saccade.evaluation.classifier.classifier_step, number)
+    elif place == "classifier-saved":
+        classifiers.save_checkpoint = dying(classifiers.save_checkpoint, number, after=True)
+    elif place == "classifier-tested":
+        classifiers.outcome = dying(classifiers.outcome, number)
+    elif place == "confusion":
+        classifiers.draw_confusion = dying(classifiers.draw_confusion, number, after=True)
     elif place != "never":
         raise SystemExit(f"no such place: {place}")
     return saccade.runner.main([folder])

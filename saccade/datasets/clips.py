@@ -22,11 +22,13 @@ from saccade.gaze.masks import fixation_mask
 from saccade.gaze.scanpath import Fixation
 from saccade.rng import generator
 from saccade.transforms import (
+    TEST_JITTER,
     Augmentation,
     View,
     apply_view,
     as_frames,
     centre_view,
+    draw_jitter,
     draw_training_view,
     normalise,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "EvenClips",
     "FirstViews",
     "Item",
+    "RandomClip",
     "Sample",
     "TrainingViews",
     "VideoClips",
@@ -156,23 +159,50 @@ class FirstViews(_Fixations):
         return (centre_view(height=height, width=width, crop=self.crop),) * count
 
 
+class _WithoutFixation:
+    """What the choosers of clips without a mask share."""
+
+    def mask(self, cell: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+        raise NotImplementedError("these clips have no fixation")
+
+
 @dataclass(frozen=True, kw_only=True)
-class EvenClips:
+class RandomClip(_WithoutFixation):
+    """Training of a classifier: one clip a video and epoch, anywhere in the video, augmented."""
+
+    seed: int
+    clip_frames: int
+    augmentation: Augmentation
+
+    def clips(self, video: Video, item: Item) -> list[Clip]:
+        starts = usable_length(video.frames) - self.clip_frames + 1
+        return [Clip(int(generator(self.seed, "clip start", *item).integers(starts)))]
+
+    def views(self, item: Item, count: int, height: int, width: int) -> tuple[View, ...]:
+        rng = generator(self.seed, "augmentation", *item)
+        return tuple(draw_training_view(rng, self.augmentation, height=height, width=width) for _ in range(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvenClips(_WithoutFixation):
     """Evaluation: clips spread evenly over the video, without mask or augmentation."""
 
     clip_frames: int
     num_clips: int
     crop: int
+    seed: int = 0
+    """Of the jitter."""
+    jitter_probability: float = 0.0
+    """Chance that a clip's colours are jittered all the same, as in the release."""
 
     def clips(self, video: Video, item: Item) -> list[Clip]:
         length = usable_length(video.frames)
         return [Clip(s) for s in even_starts(length=length, clip_frames=self.clip_frames, clips=self.num_clips)]
 
     def views(self, item: Item, count: int, height: int, width: int) -> tuple[View, ...]:
-        return (centre_view(height=height, width=width, crop=self.crop),) * count
-
-    def mask(self, cell: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-        raise NotImplementedError("evaluation clips have no fixation")
+        rng = generator(self.seed, "test jitter", *item)
+        jitters = (draw_jitter(rng, self.jitter_probability, TEST_JITTER) for _ in range(count))
+        return tuple(centre_view(height=height, width=width, crop=self.crop, jitter=jitter) for jitter in jitters)
 
 
 class VideoClips(Dataset[Sample]):
@@ -278,17 +308,19 @@ class _Batches:
         return iter(self._batches)
 
 
-def render(samples: Sequence[Sample], *, size: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+def render(
+    samples: Sequence[Sample], *, size: int, device: torch.device, normalised: bool = True
+) -> tuple[Tensor, Tensor | None]:
     """Make the encoder's input of a batch on `device`.
 
     Args:
         samples: B samples of V clips each.
         size: Side of the clips, px.
         device: Where to.
+        normalised: Give the clips ImageNet's mean and deviation, and not values in [0, 1].
 
     Returns:
-        Normalised clips `[B * V, 3, T, size, size]`, channels last in memory, and their masks `[B * V, 1, size, size]`
-        or None.
+        Clips `[B * V, 3, T, size, size]`, channels last in memory, and their masks `[B * V, 1, size, size]` or None.
     """
     clips, masks = [], []
     for sample in samples:
@@ -300,5 +332,5 @@ def render(samples: Sequence[Sample], *, size: int, device: torch.device) -> tup
             clips.append(clip)
             if mask is not None:
                 masks.append(mask)
-    inputs = normalise(torch.stack(clips)).contiguous(memory_format=torch.channels_last_3d)
-    return inputs, torch.stack(masks) if masks else None
+    inputs = normalise(torch.stack(clips)) if normalised else torch.stack(clips)
+    return inputs.contiguous(memory_format=torch.channels_last_3d), torch.stack(masks) if masks else None

@@ -97,12 +97,13 @@ def coarse_pixels(clips: Tensor, masks: Tensor | None = None) -> Tensor:
 
 
 def projected_encoder(
-    encoder: Callable[[Tensor], Tensor], projection: Callable[[Tensor], Tensor]
+    encoder: Callable[[Tensor], Tensor], projection: Callable[[Tensor], Tensor] | None
 ) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """`encode` for `extract_features`: projected, normalised features of clips, without masks."""
+    """`encode` for `extract_features`: normalised features of clips, projected if there is a projection; no masks."""
 
     def encode(clips: Tensor, masks: Tensor | None) -> Tensor:
-        return projection(encoder(clips).float())
+        features = encoder(clips).float()
+        return projection(features) if projection is not None else F.normalize(features, dim=1)
 
     return encode
 

@@ -10,17 +10,12 @@ from torch import Tensor
 
 from saccade.datasets.frames import list_frames, read_frames
 from saccade.datasets.layout import Video
-from saccade.figures.tiles import GREEN, GREY, RED, Row, Tile, write_rows
-from saccade.gaze.masks import PLANE_HEIGHT, PLANE_WIDTH, Box
+from saccade.figures.tiles import GREEN, GREY, OUTSIDE, RED, Picture, Row, Tile, darkened, write_rows
+from saccade.gaze.masks import Box
 from saccade.prototypes import Prototypes
 from saccade.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["draw_clusters", "draw_masked_clips", "draw_neighbours"]
-
-Picture = npt.NDArray[np.uint8]
-
-_OUTSIDE = 0.35
-"""Brightness of what lies outside a fixation, in pictures."""
 
 
 def draw_masked_clips(path: Path, names: Sequence[str], clips: Tensor, masks: Tensor | None, focus_num: int) -> None:
@@ -35,7 +30,7 @@ def draw_masked_clips(path: Path, names: Sequence[str], clips: Tensor, masks: Te
     mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
     middle = clips[:, :, clips.shape[2] // 2].cpu() * std + mean
     if masks is not None:
-        middle = middle * (_OUTSIDE + (1 - _OUTSIDE) * masks.cpu())
+        middle = middle * (OUTSIDE + (1 - OUTSIDE) * masks.cpu())
     pictures = (middle.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
     rows = []
     for b, name in enumerate(names):
@@ -114,18 +109,9 @@ def draw_clusters(
         for slot in nearest[:shown]:
             video, (start, box) = videos[slot // focus_num], places[slot]
             words = f"{prototypes.distance[slot]:.2f} {classes[video.label]}"
-            tiles.append(Tile(_darkened(_middle_frame(video, start), box), words))
+            tiles.append(Tile(darkened(_middle_frame(video, start), box), words))
         commonest = np.bincount([videos[int(slot) // focus_num].label for slot in inside]).max()
         label = f"cluster {cluster}\n{len(inside)} fixations\n{commonest / len(inside):.0%} one class"
         label += f"\ndensity {prototypes.density[cluster]:.3f}"
         drawn.append(Row(label, tiles))
     write_rows(path, "Densest clusters: members nearest to the centroid (distance, class)", drawn)
-
-
-def _darkened(picture: Picture, box: Box) -> Picture:
-    height, width = picture.shape[:2]
-    rows = slice(box.top * height // PLANE_HEIGHT, box.bottom * height // PLANE_HEIGHT)
-    columns = slice(box.left * width // PLANE_WIDTH, box.right * width // PLANE_WIDTH)
-    dark = (picture * _OUTSIDE).astype(np.uint8)
-    dark[rows, columns] = picture[rows, columns]
-    return dark

@@ -14,6 +14,7 @@ from saccade.datasets.clips import (
     EvenClips,
     FirstViews,
     Item,
+    RandomClip,
     Sample,
     TrainingViews,
     VideoClips,
@@ -165,6 +166,36 @@ class TestWhichClips:
         assert even.views(Item(0, 0), 2, 128, 171) == (centre,) * 2
         # A frame smaller than the crop is used as a whole.
         assert even.views(Item(0, 0), 1, 60, 80) == (View(Crop(0, 10, 60, 60)),)
+
+    def test_a_classifier_is_trained_on_clips_from_anywhere_in_the_video(self) -> None:
+        chooser = RandomClip(seed=5, clip_frames=8, augmentation=FULL)
+        # Usable length 19: starts from 0 to 11.
+        starts: Counter[int] = Counter()
+        for epoch in range(1, 601):
+            (clip,) = chooser.clips(video(frames=20), Item(epoch, 3))
+            assert clip.cell is None
+            assert [clip] == chooser.clips(video(frames=20), Item(epoch, 3))
+            starts[clip.start] += 1
+        assert set(starts) == set(range(12))
+        # 50 each: four standard deviations are 27.
+        assert all(23 <= count <= 77 for count in starts.values())
+        assert chooser.clips(video(frames=9), Item(1, 3)) == [(0, None)]
+        views = {chooser.views(Item(epoch, 3), 1, 128, 171) for epoch in range(1, 30)}
+        assert len(views) == 29
+
+    def test_the_releases_jitter_of_test_clips(self) -> None:
+        even = EvenClips(clip_frames=8, num_clips=400, crop=100, seed=5, jitter_probability=0.3)
+        views = even.views(Item(0, 1), 400, 128, 171)
+        assert views == even.views(Item(0, 1), 400, 128, 171)
+        assert views != even.views(Item(0, 2), 400, 128, 171)
+        assert {view.crop for view in views} == {Crop(14, 35, 100, 100)}
+        jitters = [view.jitter for view in views if view.jitter is not None]
+        assert 84 <= len(jitters) <= 156  # 120, and four standard deviations
+        factors = np.array([jitter.factors for jitter in jitters])
+        assert (np.abs(factors - [1, 1, 1, 0]) <= [0.2, 0.2, 0.2, 0.1]).all()
+        assert (np.abs(factors - [1, 1, 1, 0]).max(axis=0) > [0.17, 0.17, 0.17, 0.085]).all()
+        assert {view.blur_sigma_px for view in views} == {None}
+        assert not any(view.flip for view in views)
 
 
 class TestDecoding:
@@ -404,3 +435,16 @@ class TestRender:
             for t in range(4):
                 assert (shown[:, t] == inside[:, 0]).float().mean(dim=(1, 2)).min() > 0.97
         assert flips == {True, False}
+
+
+def test_clips_that_are_not_normalised_are_plain(tmp_path: Path) -> None:
+    dataset = VideoClips([write_video(tmp_path / "a", 20)], EvenClips(clip_frames=4, num_clips=3, crop=16))
+    device = torch.device("cpu")
+    plain, none = render([dataset[Item(1, 0)]], size=8, device=device, normalised=False)
+    assert none is None
+    # Starts 0, 8 and 15 of frames that are 3 n / 255 bright.
+    wanted = torch.tensor([[3 * (start + t) / 255 for t in range(4)] for start in (0, 8, 15)])
+    torch.testing.assert_close(plain, wanted[:, None, :, None, None].expand(3, 3, 4, 8, 8), atol=1.5 / 255, rtol=0)
+    normalised, _ = render([dataset[Item(1, 0)]], size=8, device=device)
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(normalised * std + mean, plain, atol=1e-6, rtol=0)

@@ -1,0 +1,117 @@
+"""Pre-training with its clusterings, checkpoints and pictures, and the encoder as the file that others use."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saccade import builders
+from saccade.checkpoint import link_checkpoint, save_checkpoint
+from saccade.clustering import cluster_metrics, write_clustering
+from saccade.datasets.clips import Item, VideoClips, epoch_batches, make_loader, render
+from saccade.figures.pictures import draw_clusters, draw_masked_clips
+from saccade.gaze.masks import fixation_box
+from saccade.models.export import save_encoder
+from saccade.pretrain import pretrain
+from saccade.prototypes import Prototypes
+from saccade.stages.run import LAST, Run
+
+__all__ = ["draw_training_clips", "export_encoder", "run_pretraining"]
+
+
+def run_pretraining(run: Run) -> None:
+    """Train from where the learner is to the end of the timetable."""
+    if run.learner.step >= run.timetable.steps:
+        return
+    views = VideoClips(run.data.train, builders.build_training_views(run.spec))
+    batches = epoch_batches(
+        len(run.data.train),
+        run.spec.pretrain.batch_size,
+        seed=run.spec.seed,
+        first_step=run.learner.step,
+        last_step=run.timetable.steps,
+    )
+    pretrain(
+        run.learner,
+        builders.build_recipe(run.spec),
+        run.timetable,
+        make_loader(views, batches, run.spec.engine.workers),
+        machine=run.machine,
+        cluster=lambda epoch: _cluster(run, epoch),
+        save=lambda epoch: _save(run, epoch),
+        journal=run.journal,
+        stop=run.stop,
+    )
+
+
+def _cluster(run: Run, epoch: int) -> tuple[Prototypes, ...]:
+    """Make the prototypes after an epoch, write them down and log them."""
+    saccade = run.spec.saccade
+    chooser = builders.build_fixation_clips(run.spec)
+
+    def encode(views: Tensor, masks: Tensor | None) -> Tensor:
+        with run.machine.autocast():
+            features = run.learner.encoder(views, masks, saccade.focus_level)
+        projected: Tensor = run.learner.projection(features.float())
+        return projected
+
+    run.learner.train(False)
+    features = run.extract(
+        run.data.train,
+        chooser,
+        encode,
+        batch_size=run.spec.pretrain.batch_size,
+        desc=f"clustering after epoch {epoch}",
+        epoch=epoch,
+    )
+    prototypes = builders.fit(run.spec, features.reshape(-1, features.shape[-1]))
+    folder = run.folder / "clusters" / f"epoch_{epoch:04d}"
+    write_clustering(folder, prototypes, run.data.train, run.data.classes, saccade.focus_num)
+    places = [
+        (clip.start, fixation_box(clip.cell or 0, grid_num=saccade.grid_num, margin_h=saccade.margin_h))
+        for index, video in enumerate(run.data.train)
+        for clip in chooser.clips(video, Item(epoch, index))
+    ]
+    draw_clusters(folder / "montage.png", prototypes[0], run.data.train, run.data.classes, saccade.focus_num, places)
+    run.journal.metrics(cluster_metrics(prototypes, run.learner.prototypes), run.learner.step)
+    run.journal.artifact(f"clusters/{folder.name}")
+    return prototypes
+
+
+def _save(run: Run, epoch: int) -> None:
+    """Write the rolling checkpoint, and keep it where the spec says so."""
+    last = run.folder / LAST
+    state = {"learner": run.learner.state_dict(), "dataset": run.data.identity, "mark": run.journal.mark()}
+    save_checkpoint(last, {**state, "epoch": epoch})
+    if run.timetable.ends_epoch(run.learner.step) and builders.keeps(run.spec, epoch):
+        kept = f"checkpoints/epoch_{epoch:04d}.pt"
+        link_checkpoint(last, run.folder / kept)
+        run.journal.artifact(kept)
+
+
+def draw_training_clips(run: Run) -> None:
+    """Draw what the encoder is going to see."""
+    if not run.timetable.steps:
+        return
+    dataset = VideoClips(run.data.train, builders.build_training_views(run.spec))
+    # Spread over the list, which is sorted by class.
+    places = np.linspace(0, len(dataset) - 1, min(4, len(dataset))).astype(int)
+    samples = [dataset[Item(1, int(place))] for place in places]
+    clips, masks = render(samples, size=run.spec.clip.size, device=torch.device("cpu"))
+    names = [run.data.train[sample.index].name for sample in samples]
+    path = "figures/training_clips.png"
+    draw_masked_clips(run.folder / path, names, clips, masks, run.spec.saccade.focus_num)
+    run.journal.artifact(path)
+
+
+def export_encoder(run: Run) -> None:
+    """Write the encoder for others to load."""
+    save_encoder(
+        run.folder / "encoder",
+        run.learner.encoder,
+        run.projection,
+        name=run.spec.encoder.name,
+        width=run.spec.encoder.width,
+        clip_frames=run.spec.clip.frames,
+        clip_size=run.spec.clip.size,
+    )
+    run.journal.artifact("encoder")

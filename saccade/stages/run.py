@@ -1,0 +1,156 @@
+"""What the stages of a run share: its spec, its folder, its videos, what is trained, and where it goes on."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from saccade import builders
+from saccade.checkpoint import load_checkpoint
+from saccade.datasets.clips import ClipChooser, VideoClips
+from saccade.datasets.layout import Dataset, Video
+from saccade.engine.device import pick_machine
+from saccade.engine.stop import StopRequest
+from saccade.errors import CheckpointError
+from saccade.features import extract_features
+from saccade.initial_weights import initial_weights_file, read_record
+from saccade.journal import Journal
+from saccade.models.export import load_weights
+from saccade.models.heads import Projection
+from saccade.spec import Spec
+
+__all__ = ["EVALUATION", "LAST", "Run", "Saved", "check_digest", "load_saved"]
+
+LAST = "checkpoints/last.pt"
+"""The rolling checkpoint of pre-training."""
+EVALUATION = "checkpoints/evaluation.pt"
+"""The rolling checkpoint of what comes after it."""
+
+_KEYS = {
+    LAST: {"mark", "learner", "dataset"},
+    EVALUATION: {"mark", "step", "datasets", "scores", "stage", "classifier"},
+}
+
+
+class Run:
+    """One experiment: what all of its stages need.
+
+    Args:
+        spec: What to do.
+        folder: The run's folder.
+        journal: Where what happens is noted.
+        stop: Says when to leave early.
+    """
+
+    def __init__(self, spec: Spec, folder: Path, journal: Journal, stop: StopRequest) -> None:
+        self.spec, self.folder, self.journal, self.stop = spec, folder, journal, stop
+        self.machine = pick_machine(spec.engine.device, spec.engine.precision, spec.engine.threads)
+        self.data = builders.build_dataset(spec)
+        self.timetable = builders.build_timetable(spec, len(self.data.train))
+        self.learner = builders.build_learner(spec, len(self.data.train), self.machine)
+        self.weights = read_record(folder) if spec.encoder.weights else None
+        """What is known of the weights that the run starts from; None: random ones."""
+
+    def take_weights(self) -> None:
+        """Put the weights that the run starts from in place of the random ones."""
+        if self.weights is not None:
+            load_weights(initial_weights_file(self.folder), self.learner.encoder, self.learner.projection)
+
+    @property
+    def projection(self) -> Projection | None:
+        """Where features are compared: None when nothing was or will be trained for that, and they are taken as is."""
+        untrained = self.weights is not None and not self.weights["projection"] and not self.spec.pretrain.epochs
+        return None if untrained else self.learner.projection
+
+    def begin(self, stage: str) -> None:
+        """Say what the run does from now on."""
+        self.journal.stage(stage)
+        print(f"saccade: {stage}", file=sys.stderr, flush=True)
+
+    def extract(
+        self,
+        videos: Sequence[Video],
+        chooser: ClipChooser,
+        encode: Callable[[Tensor, Tensor | None], Tensor],
+        *,
+        batch_size: int,
+        desc: str,
+        epoch: int = 0,
+        normalised: bool = True,
+    ) -> npt.NDArray[np.float32]:
+        """`extract_features` with what is the same for all of a run's passes."""
+        return extract_features(
+            VideoClips(videos, chooser),
+            encode,
+            clip_size=self.spec.clip.size,
+            batch_size=batch_size,
+            workers=self.spec.engine.workers,
+            device=self.machine.device,
+            stop=self.stop,
+            desc=desc,
+            epoch=epoch,
+            normalised=normalised,
+        )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where an earlier attempt has left a run."""
+
+    pretraining: dict[str, Any] | None
+    """Contents of the rolling checkpoint; None: the run begins."""
+    evaluation: dict[str, Any] | None
+    """Contents of that of the evaluation; None: it begins."""
+
+    @property
+    def mark(self) -> int | None:
+        """Length of the journal at that moment."""
+        latest = self.evaluation or self.pretraining
+        return None if latest is None else latest["mark"]
+
+
+def load_saved(folder: Path) -> Saved:
+    """Read the checkpoints of a run's folder.
+
+    Raises:
+        CheckpointError: One is damaged.
+    """
+    pretraining, evaluation = _load(folder, LAST), _load(folder, EVALUATION)
+    if evaluation is not None and evaluation["step"] != (pretraining["learner"]["step"] if pretraining else 0):
+        # Of a pre-training whose checkpoint was removed to start over.
+        (folder / EVALUATION).unlink()
+        evaluation = None
+    return Saved(pretraining, evaluation)
+
+
+def _load(folder: Path, name: str) -> dict[str, Any] | None:
+    path = folder / name
+    if not path.exists():
+        return None
+    state = load_checkpoint(path)
+    if not _KEYS[name] <= state.keys():
+        raise CheckpointError(f"{path}: not a checkpoint of this kind of run; remove it to start over")
+    return state
+
+
+def check_digest(path: Path, digest: str, data: Dataset) -> None:
+    """Refuse to go on with other videos: what was learnt of a video belongs to it by its position in the list.
+
+    Args:
+        path: The checkpoint.
+        digest: Of the dataset that it was made on, `Dataset.identity`.
+        data: The dataset as it is now.
+
+    Raises:
+        CheckpointError: They differ.
+    """
+    if digest != data.identity:
+        raise CheckpointError(
+            f"{path}: was trained on dataset digest {digest}, but {data.name} has {data.identity} now; restore the "
+            "videos, or start a new run"
+        )
