@@ -5,6 +5,8 @@
     {"t": .., "kind": "metrics", "step": 10, "values": {"pretrain/loss": 1.2}}
     {"t": .., "kind": "artifact", "path": "figures/masks.png"}   below the run's folder, complete when the line is there
     {"t": .., "kind": "tags", "values": {"encoder": "r3d"}}
+    {"t": .., "kind": "dataset", "name": "toy split 1 test", "digest": "4f..", "context": "test", "source": "data/toy",
+     "profile": {"videos": 80}}                                                                   (in one line)
     {"t": .., "kind": "end", "status": "finished" | "stopped"}
 
 A line ends with a line feed, so a line without one was torn by a kill and counts as not written. NaN, Infinity and
@@ -88,6 +90,13 @@ class Journal:
     def tags(self, values: Mapping[str, str]) -> None:
         """Say what the run is about."""
         self._write("tags", {"values": {key: str(value) for key, value in values.items()}})
+
+    def dataset(self, *, name: str, digest: str, context: str, source: str, profile: Mapping[str, int]) -> None:
+        """Say what the run learns from or is tested on."""
+        self._write(
+            "dataset",
+            {"name": name, "digest": digest, "context": context, "source": source, "profile": dict(profile)},
+        )
 
     def end(self, status: Literal["finished", "stopped"]) -> None:
         """Note that the trainer leaves of its own will, and make sure that all of it is on disk."""
@@ -183,6 +192,7 @@ _CONTENT: dict[str, dict[str, type]] = {
     "metrics": {"step": int, "values": dict},
     "artifact": {"path": str},
     "tags": {"values": dict},
+    "dataset": {"name": str, "digest": str, "context": str, "source": str, "profile": dict},
     "end": {"status": str},
 }
 

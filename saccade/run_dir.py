@@ -2,7 +2,9 @@
 
 runs/20261122-231905-toy-r3d-4f2a/
     spec.yaml  run.json  environment.txt  git.diff      how it came about, written before it starts
-    journal.jsonl  trainer.log  checkpoints/  clusters/  figures/  encoder/  summary.md     by the trainer
+    inputs/  then/                                      weights to start from, specs that follow; likewise
+    journal.jsonl  trainer.log  checkpoints/  clusters/  encoder/  classifiers/  tables/  figures/  summary.md
+                                                        by the trainer
     shipping.json  model/                               by the supervisor
     trainer.lock  supervisor.lock                       held while one lives
 """
@@ -16,7 +18,7 @@ import secrets
 import shlex
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -178,13 +180,16 @@ class RunDir:
             os.close(descriptor)
 
 
-def create_run(runs_root: str | Path, spec: Spec, argv: Sequence[str]) -> RunDir:
+def create_run(
+    runs_root: str | Path, spec: Spec, argv: Sequence[str], follows: Mapping[str, str | int] | None = None
+) -> RunDir:
     """Make the folder of a new run, with all that says how it came about.
 
     Args:
         runs_root: Folder of all runs; made when it is not there.
         spec: The resolved spec. Credentials in its tracking address are not written down.
         argv: The command line, program first.
+        follows: For a run of a chain its `run` (the first one's id), `place` and `of`, as in "2 of 4".
 
     Raises:
         RunError: The folder cannot be made.
@@ -202,7 +207,7 @@ def create_run(runs_root: str | Path, spec: Spec, argv: Sequence[str]) -> RunDir
             except FileExistsError:
                 continue
         run = RunDir(path)
-        _write_record(run, spec, argv, earlier=[])
+        _write_record(run, spec, argv, earlier=[], follows=follows)
     except OSError as error:
         raise RunError(
             f"{error.filename or root}: {error.strerror}; runs need a folder that can be written to"
@@ -224,13 +229,19 @@ def update_run(run: RunDir, spec: Spec, argv: Sequence[str]) -> None:
     try:
         with run.lock_supervisor(), run.lock():
             earlier = [*record.get("earlier", []), then]
-            _write_record(run, spec, argv, earlier=earlier, created=record["created"])
+            _write_record(run, spec, argv, earlier=earlier, created=record["created"], follows=record.get("follows"))
     except OSError as error:
         raise RunError(f"{run.path}: {error.strerror}; a run needs a folder that can be written to") from None
 
 
 def _write_record(
-    run: RunDir, spec: Spec, argv: Sequence[str], *, earlier: list[dict[str, Any]], created: str | None = None
+    run: RunDir,
+    spec: Spec,
+    argv: Sequence[str],
+    *,
+    earlier: list[dict[str, Any]],
+    created: str | None = None,
+    follows: Mapping[str, str | int] | None,
 ) -> None:
     tracking = spec.tracking.model_copy(update={"uri": strip_credentials(spec.tracking.uri)})
     spec = spec.model_copy(update={"tracking": tracking})
@@ -253,6 +264,7 @@ def _write_record(
         "params": {key: _param(value) for key, value in flatten(spec).items()},
         "spec_hash": spec_hash(spec),
         "group_hash": group_hash(spec),
+        "follows": follows,
         "earlier": earlier,
     }
     atomic.write_text(run.path / "run.json", json.dumps(record, indent=1) + "\n")

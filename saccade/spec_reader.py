@@ -5,9 +5,7 @@ Every mistake becomes a `SpecError` of one line that begins with its place: `exp
 `expand_env` where it is used, so a saved spec still says `${NAME}` and moves to another machine.
 """
 
-import difflib
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -17,7 +15,9 @@ from pathlib import Path
 import pydantic
 
 from saccade.errors import SpecError
-from saccade.spec import Spec, impossible_combinations
+from saccade.spec import Spec, SpecFile
+from saccade.spec_checks import impossible_combinations
+from saccade.spec_file import ORDER_STEP, inherit, parse_tree, read_text
 from saccade.spec_wording import is_section, settings, unknown_key, unknown_path, wrong_value
 from saccade.yaml_marks import Node, parse_yaml, shorten, to_yaml
 
@@ -33,14 +33,12 @@ __all__ = [
     "spec_hash",
 ]
 
-MAX_BYTES = 1 << 20
-VARIABLE_PATHS = ("data.root", "tracking.uri")
+VARIABLE_PATHS = ("data.root", "encoder.weights", "tracking.uri")
 """Settings that may contain ${NAME}."""
-UNHASHED_SECTIONS = ("name", "engine", "tracking", "checkpoint")
-"""What a run is called, which machine computes it and where it is recorded; none of it changes the result."""
+UNHASHED_SECTIONS = ("name", "engine", "tracking", "checkpoint", "then")
+"""What a run is called, which machine computes it, where it is recorded, what follows: nothing that changes it."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_ORDER_STEP = 1 << 20  # more than the nodes of a file or an override, so mistakes are told in the order file, overrides
 
 
 def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
@@ -53,27 +51,21 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         SpecError: Anything that is wrong with them, in one line.
     """
-    return parse_spec(_read_text(Path(path)), str(path), overrides)
+    return parse_spec(read_text(Path(path)), str(path), overrides)
 
 
 def parse_spec(text: str, source: str, overrides: Sequence[str] = ()) -> Spec:
     """`read_spec` for text that is already in memory; `source` stands for the file in messages."""
-    name = _printable(source)
-    root = parse_yaml(text.removeprefix("\ufeff"), lambda line: f"{name}:{line}" if line else name)
-    if root is None:
-        raise SpecError(f"{name}: the spec is empty; it needs at least a line such as 'name: my-run'")
-    if not isinstance(root.value, dict):
-        given = "a list" if isinstance(root.value, list) else f"'{shorten(root.text)}'"
-        raise SpecError(f"{root.where}: a spec is lines of 'key: value'; got {given}")
-    root = Node(root.value, "", False, name, 0)
+    root = parse_tree(text, source)
     for number, override in enumerate(overrides):
-        _apply(root, override, _ORDER_STEP * (number + 1))
+        _apply(root, override, ORDER_STEP * (number + 1))
+    root = inherit(root, source)
     try:
         spec = Spec.model_validate(root.plain())
     except pydantic.ValidationError as error:
         errors = [(found["type"], found["loc"]) for found in error.errors(include_url=False)]
         # What is missing has no place in the file: told after the mistakes that have one, which may explain it.
-        first = min(errors, key=lambda wrong: _ORDER_STEP - 1 if wrong[0] == "missing" else _find(root, wrong[1]).order)
+        first = min(errors, key=lambda wrong: ORDER_STEP - 1 if wrong[0] == "missing" else _find(root, wrong[1]).order)
         raise SpecError(_explain(root, *first) + _and_more(errors)) from None
     wrongs = [*_misused_variables(spec), *impossible_combinations(spec)]
     if wrongs:
@@ -86,54 +78,6 @@ def parse_spec(text: str, source: str, overrides: Sequence[str] = ()) -> Spec:
 
 def _and_more(problems: Sequence[object]) -> str:
     return f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-
-
-def _printable(path: str) -> str:
-    return path if path.isprintable() else repr(path)[1:-1]
-
-
-def _read_text(path: Path) -> str:
-    name = _printable(str(path))
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise SpecError(f"{name}: no such file{_near_files(path)}") from None
-    except IsADirectoryError:
-        inside = sorted(child.name for child in itertools.islice(path.glob("*.yaml"), 1000))
-        example = f", such as {_printable(str(path / inside[0]))}" if inside else ""
-        raise SpecError(f"{name}: is a folder; give a YAML file{example}") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SpecError(f"{name}: cannot be read: {reason}") from None
-    if len(content) > MAX_BYTES:
-        raise SpecError(f"{name}: larger than 1 MiB, which no spec is; give a YAML file")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise SpecError(f"{name}: is UTF-16; save it as UTF-8")
-    if b"\0" in content:
-        raise SpecError(f"{name}: is binary (it holds NUL bytes); give a YAML file")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = 1 + content.count(b"\n", 0, error.start)
-        raise SpecError(
-            f"{name}:{line}: byte 0x{content[error.start]:02X} is not UTF-8; save the file as UTF-8"
-        ) from None
-
-
-def _near_files(path: Path) -> str:
-    """A suggestion from the folder of a missing file, or from experiments/ beside it."""
-    candidates: dict[str, Path] = {}
-    for folder in (path.parent / "experiments", path.parent):
-        try:
-            children = list(itertools.islice(folder.iterdir(), 5000))
-        except (OSError, ValueError):
-            continue
-        for child in children:
-            if child.suffix in (".yaml", ".yml"):
-                candidates |= {child.stem: child, child.name: child}
-    near = difflib.get_close_matches(path.name[:255], candidates, n=1, cutoff=0.5)
-    return f", did you mean {_printable(str(candidates[near[0]]))}?" if near else "; give the path of a YAML spec"
 
 
 def _apply(root: Node, override: str, order: int) -> None:
@@ -205,11 +149,11 @@ def _misused_variables(spec: Spec) -> Iterator[tuple[str, str]]:
                 continue
             if path not in VARIABLE_PATHS:
                 if "${" in text:
-                    allowed = " and ".join(VARIABLE_PATHS)
+                    allowed = " and ".join([", ".join(VARIABLE_PATHS[:-1]), VARIABLE_PATHS[-1]])
                     yield path, f"'{shorten(text)}': ${{NAME}} works only in {allowed}; write the value out"
             elif "${" in _VARIABLE.sub("", text):
                 yield path, f"'{shorten(text)}': only ${{NAME}} is understood, NAME of letters, digits and _"
-            elif path == "data.root" and re.match(r"~|\$[A-Za-z_]", text):
+            elif path in ("data.root", "encoder.weights") and re.match(r"~|\$[A-Za-z_]", text):
                 meant = re.sub(r"^(~(?=/|$)|\$([A-Za-z_]\w*))", lambda found: f"${{{found[2] or 'HOME'}}}", text)
                 yield path, f"'{shorten(text)}' would be taken literally; write {shorten(meant)}"
 
@@ -284,5 +228,5 @@ def spec_diff(a: Spec, b: Spec) -> dict[str, tuple[object, object]]:
 
 def json_schema() -> str:
     """JSON Schema of a spec file, for completion and checks in editors (yaml-language-server)."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Spec.model_json_schema()}
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **SpecFile.model_json_schema()}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -1,6 +1,6 @@
 """What is wrong with a setting, in words: what it may be, what was given, what was perhaps meant.
 
-Everything is derived from the JSON Schema of `Spec`, so a new field or range needs no line here.
+Everything is derived from the JSON Schema of `SpecFile`, so a new field or range needs no line here.
 """
 
 import difflib
@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saccade.spec import Spec
+from saccade.spec import SpecFile
 from saccade.yaml_marks import Node, scalar_value, shorten, to_yaml
 
 __all__ = ["is_section", "settings", "unknown_key", "unknown_path", "wrong_value"]
@@ -31,8 +31,8 @@ _MOST_SUGGESTIONS, _LONG = 3, 60
 
 @functools.cache
 def settings() -> Mapping[str, Schema]:
-    """JSON Schema of each setting and section by its dotted path, in the order of the fields; "" is the whole spec."""
-    whole = Spec.model_json_schema()
+    """JSON Schema of each setting and section by its dotted path, in the order of the fields; "" is the whole file."""
+    whole = SpecFile.model_json_schema()
     found: dict[str, Schema] = {"": whole}
 
     def walk(section: Schema, prefix: str) -> None:
@@ -87,7 +87,7 @@ def _meant(section: str, key: str) -> tuple[list[str], list[str]]:
     same = near == [prefix + _plain_key(key)]  # but for upper case and hyphens
     elsewhere = [path for path in _elsewhere(key) if path not in near] if not same else []
     if not near and not elsewhere:
-        leaves = {path.rpartition(".")[2]: path for path in settings() if path}
+        leaves = {path.rpartition(".")[2]: path for path in reversed(list(settings())) if path}  # the first of a name
         elsewhere = [leaves[match] for match in _close(key, list(leaves), cutoff=0.8)[:1]]
     return near, elsewhere[: _MOST_SUGGESTIONS - len(near)]
 

@@ -31,7 +31,7 @@ from saccade.tracking.shipper import PATIENCE_SEC, Shipper
 from saccade.tracking.shipping_state import Outcome, ShippingState
 from saccade.tracking.store import DeniedError, GoneError, RefusedError
 
-__all__ = ["supervise"]
+__all__ = ["runs_option", "supervise"]
 
 STOPPED, MISTAKE = 143, 2
 _CONNECT_SEC = 10.0
@@ -147,6 +147,7 @@ def supervise(
     experiment: str,
     command: Sequence[str] | None = None,
     patience_sec: float = PATIENCE_SEC,
+    interrupted: threading.Event | None = None,
 ) -> int:
     """Train a run from its folder and track it.
 
@@ -157,6 +158,7 @@ def supervise(
         experiment: MLflow experiment; for a resume the run's own counts.
         command: The trainer, for tests; its last argument will be the run's folder.
         patience_sec: How long to try to send the rest afterwards without anything getting through.
+        interrupted: Is set when a signal came, also where the run has finished all the same.
 
     Returns:
         The exit code: 0 finished, 2 a user's mistake in the trainer, 129 / 130 / 143 stopped by SIGHUP / Ctrl-C /
@@ -188,6 +190,8 @@ def supervise(
             finally:
                 shipper.leave()
         _report(run, shipment, console, complete=complete, code=code)
+    if interrupted is not None and signals.first is not None:
+        interrupted.set()
     return _exit_code(code, asked)
 
 
@@ -203,6 +207,8 @@ def _state(
         console.say(f"saccade: the run goes on where it is tracked, at {state.tracking_uri}, not at {redact(uri)}")
     uri = with_credentials(state.tracking_uri, uri)
     state.outcome, state.status_final, state.complete = None, False, False
+    # Lines beyond were done with without anything being sent for them: the trainer may cut them.
+    state.offset = min(state.offset, state.attempted)
     try:
         state.save()
     except OSError as error:
@@ -313,11 +319,11 @@ def _report(run: RunDir, shipment: Shipment, console: Console, *, complete: bool
     """Say how the run ended, where to see it and how to go on."""
     state = shipment.state
     assert state.outcome is not None
-    go_on = f"go on with: saccade run --resume {run.id}{_option(run)}"
+    go_on = f"go on with: saccade run --resume {run.id}{runs_option(run)}"
     if state.outcome.status == "FINISHED":
         see = f"at {_link(shipment) or redact(shipment.uri)}"
         if shipment.uri == local_uri(run.root):
-            see = f"with: saccade ui{_option(run)}"
+            see = f"with: saccade ui{runs_option(run)}"
         console.say(f"saccade: run {run.id} finished; see it {see}")
     elif state.outcome.status == "KILLED":
         console.say(f"saccade: run {run.id} stopped; {go_on}")
@@ -325,7 +331,7 @@ def _report(run: RunDir, shipment: Shipment, console: Console, *, complete: bool
         ended = state.outcome.tags["saccade.ended"]
         console.say(f"saccade: run {run.id} failed ({ended}); its output is in {_short(run.log)}; {go_on}")
     if not complete:
-        sync = f"saccade runs sync {run.id}{_option(run)}"
+        sync = f"saccade runs sync {run.id}{runs_option(run)}"
         console.say(f"saccade: not on the server yet: {shipment.unsent()}; send it with: {sync}")
 
 
@@ -337,7 +343,8 @@ def _link(shipment: Shipment) -> str:
     return run_link(shipment.uri, state.experiment_id, state.mlflow_run_id)
 
 
-def _option(run: RunDir) -> str:
+def runs_option(run: RunDir) -> str:
+    """What a command needs to be given to find a run: its folder of runs, where that is not the default one."""
     root = _short(run.root)
     return "" if root == "runs" else f" --runs {shlex.quote(root)}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from saccade import cli
+from saccade import __version__, cli
 from saccade.datasets.layout import load_dataset
 from saccade.errors import CheckpointError, SaccadeError
 from saccade.spec_reader import json_schema, parse_spec, read_spec
@@ -47,12 +47,18 @@ WRONG = {
     "validate": "error: saccade validate: Missing argument 'SPEC' (see saccade validate --help)",
     "validate .": "error: .: is a folder; give a YAML file, such as bad.yaml",
     "validate bad.yaml": "error: bad.yaml:2: pretrain.learning_rat: unknown key, did you mean learning_rate?",
+    "analyze bad.yaml": "error: bad.yaml:2: pretrain.learning_rat: unknown key, did you mean learning_rate?",
+    "analyze good.yaml --videos 0": "error: saccade analyze: Invalid value for '--videos': ",
+    "analyze good.yaml --videos 9": "error: pretrain.batch_size: 16 videos do not fit in a training list of 9; ",
     "schema no/such/folder.json": "error: no/such/folder.json: cannot be written (No such file or directory)",
     "schema .": "error: .: cannot be written (Is a directory); give another file",
     "ui --port 70000": "error: saccade ui: Invalid value for '--port': Input should be less than or equal to 65535",
-    "data prepare nowhere out": "error: which videos test is said by either a folder of official split lists",
-    "data prepare nowhere out --test v*": "error: nowhere: ",
-    "data prepare nowhere": "error: saccade data prepare: Missing argument 'OUT' (see saccade data prepare --help)",
+    "data prepare nowhere out": "error: nowhere: no such folder; give the one that holds a folder of videos for each",
+    "data prepare nowhere.rar out --test v*": "error: nowhere.rar: no such file",
+    "data prepare nowhere out --test v* --splits x": "error: which videos test is said by either official split lists",
+    "data prepare ucf101 out": "error: which videos? give the folders and archives as downloaded, then the dataset's",
+    "data prepare nowhere": "error: saccade data prepare: Missing argument ",
+    "data check nowhere": "error: nowhere: no such folder; give that of a dataset",
     "data prepare a b --quality 101": "error: saccade data prepare: Invalid value for '--quality': ",
     "data toy out --seed -1": "error: saccade data toy: Invalid value for '--seed': ",
     "data toy bad.yaml": "error: ",
@@ -81,8 +87,12 @@ def test_no_command_shows_the_help(saccade: Callable[..., Result]) -> None:
         assert err.startswith("Usage: saccade")
     code, out, err = saccade("--help")
     assert (code, err) == (0, "")
-    for command in ("run", "validate", "schema", "ui", "import-weights", "data", "runs"):
+    for command in ("run", "validate", "analyze", "schema", "ui", "import-weights", "data", "runs"):
         assert f"\n  {command} " in out
+
+
+def test_version(saccade: Callable[..., Result]) -> None:
+    assert saccade("--version") == (0, f"saccade {__version__}\n", "")
 
 
 def test_an_unknown_command_is_told_with_its_neighbours(saccade: Callable[..., Result]) -> None:
@@ -153,6 +163,21 @@ def test_validate_prints_a_spec_that_reads_back_equal(saccade: Callable[..., Res
     assert parse_spec(out, "printed").pretrain.learning_rate == 0.001
     assert out.endswith("\n")
     assert not out.endswith("\n\n")
+
+
+def test_analyze_prints_a_table_or_json(saccade: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(
+        "name: x\nclip: {frames: 4, size: 16}\nencoder: {width: 4}\nprototypes: {num_clusters: []}\n"
+    )
+    words = ("analyze", "x.yaml", "--set", "pretrain.batch_size=2", "--videos", "40", "--tflops", "0.5")
+    code, out, err = saccade(*words)
+    assert (code, err) == (0, "")
+    assert out.startswith("r3d on clips of 4 x 16 x 16 (frames, px), 12 a step, in ")
+    code, out, err = saccade(*words, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["clips_per_step"], found["videos"], found["timing"]["steps"]) == (12, 40, 300 * 20)
+    assert found["timing"]["flop_per_sec"] == 0.5e12
 
 
 def test_schema_writes_valid_json(saccade: Callable[..., Result], tmp_path: Path) -> None:

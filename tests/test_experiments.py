@@ -12,22 +12,42 @@ import pytest
 import torch
 
 from saccade import load_encoder
+from saccade.chain import read_followers
 from saccade.checkpoint import load_checkpoint
 from saccade.datasets.toy import write_toy
+from saccade.initial_weights import adopt, find_initial_weights
 from saccade.journal import read_journal
+from saccade.models.encoder import build_encoder
+from saccade.models.export import save_encoder
+from saccade.models.heads import Projection
 from saccade.run_dir import create_run
 from saccade.runner import main
 from saccade.spec import Spec
 from saccade.spec_reader import parse_spec, read_spec, spec_diff
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
-NAMES = [
+WHOLE = [
     "paper/pretrain_r2plus1d.yaml",
     "paper/pretrain_r3d.yaml",
     "quickstart.yaml",
     "ucf101_mini.yaml",
     "weizmann.yaml",
 ]
+"""Pre-training, its evaluation and its report."""
+EVALUATIONS = [
+    f"paper/{what}_{on}.yaml" for what in ("retrieval", "linear_probe", "finetune") for on in ("ucf101", "hmdb51")
+]
+CHAINS = ["paper/r3d.yaml", "paper/r2plus1d.yaml"]
+ABLATIONS: dict[str, dict[str, object]] = {
+    "no_mask": {"saccade.focus_level": -1},
+    "no_consistency": {"consistency.weight": 0.0},
+    "no_prototypes": {"prototypes.num_clusters": ()},
+    "random_fixations": {"saccade.source": "random"},
+    **{f"margin_h_{margin:02}": {"saccade.margin_h": margin} for margin in (0, 4, 8, 16, 24)},
+    **{f"focus_num_{number}": {"saccade.focus_num": number} for number in (1, 2, 4, 5)},
+}
+"""What each changes in the published pre-training of R3D, which has a margin of 12 and 3 fixations."""
+NAMES = [*WHOLE, *EVALUATIONS, *CHAINS, *(f"ablations/{name}.yaml" for name in ABLATIONS)]
 """All of them; whoever adds an experiment adds its name."""
 
 SMALL = [
@@ -65,7 +85,7 @@ SMALL = [
 def test_the_list_is_complete() -> None:
     there = sorted(path.relative_to(EXPERIMENTS).as_posix() for path in EXPERIMENTS.rglob("*") if path.is_file())
     assert there == sorted(NAMES)
-    assert len(NAMES) == 5
+    assert len(NAMES) == 26
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,6 +97,10 @@ def test_the_header_says_what_a_reader_needs(name: str) -> None:
         (said,) = re.findall(rf"^# {word}: +(\S.*)$", text, re.MULTILINE)
         assert "TODO" not in said, f"{name}: {word} is still to be written"
     assert f"saccade run experiments/{name}" in text
+    if name.startswith("paper/"):
+        assert "doi 10.1109/TCSVT.2023.3290938" in text
+        assert re.search(r"^# Release: +\S", text, re.MULTILINE)
+        assert re.search(r"^# Data: +\S", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,6 +127,46 @@ def test_the_papers_own_are_the_published_values() -> None:
         "pretrain.epochs": 360,
         "pretrain.batch_size": 8,
     }
+
+
+def test_the_papers_evaluations() -> None:
+    release = {"evaluation.test_jitter_probability": 0.3, "pretrain.epochs": 0}
+    classifier = release | {"evaluation.retrieval.enabled": False}
+    linear_probe = {"augment": True, "batch_norm_training": True}
+    both = {"enabled": True, "splits": (1, 2, 3), "normalise": False, "test_every_epochs": 1}
+    expected: dict[str, dict[str, object]] = {
+        "retrieval": release,
+        "linear_probe": {
+            **classifier,
+            "seed": 42,
+            **{f"evaluation.linear_probe.{key}": value for key, value in (both | linear_probe).items()},
+        },
+        "finetune": {**classifier, **{f"evaluation.finetune.{key}": value for key, value in both.items()}},
+    }
+    defaults = parse_spec("name: x", "x.yaml")
+    for name in EVALUATIONS:
+        changed = {path: new for path, (_, new) in spec_diff(defaults, read_spec(EXPERIMENTS / name)).items()}
+        what, _, on = Path(name).stem.rpartition("_")
+        del changed["name"]
+        assert changed == expected[what] | ({"data.dataset": "HMDB51"} if on == "hmdb51" else {})
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_is_a_pre_training_and_every_evaluation(name: str) -> None:
+    path = EXPERIMENTS / name
+    spec = read_spec(path)
+    first = read_spec(path.with_name(f"pretrain_{path.name}"))
+    assert spec_diff(first, spec).keys() == {"name", "then"}
+    assert [f"paper/{name}" for name in spec.then] == EVALUATIONS
+    followers = read_followers(path, spec, [])
+    assert [follower.encoder for follower in followers] == [spec.encoder] * len(EVALUATIONS)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_one_thing(name: str) -> None:
+    published, spec = (read_spec(EXPERIMENTS / file) for file in ("paper/pretrain_r3d.yaml", f"ablations/{name}.yaml"))
+    changed = {path: new for path, (_, new) in spec_diff(published, spec).items()}
+    assert changed == {"name": f"ablation-{name.replace('_', '-')}", **ABLATIONS[name]}
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +202,7 @@ def points(folder: Path) -> dict[str, dict[int, float]]:
 
 
 @pytest.mark.usefixtures("signals")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_made_small_it_runs_from_spec_to_report(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,3 +253,47 @@ def check_metrics(found: dict[str, dict[int, float]], spec: Spec) -> None:
     assert found["clusters/0/nonempty"] == {1: 3}
     assert found["clusters/1/nonempty"] == {1: 4}
     assert found["epoch"] == {1: 1, 2: 2}
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize(
+    ("name", "logged"),
+    [
+        ("no_mask", {"loss_saccade", "loss_consistency", "loss_prototype"}),
+        ("no_consistency", {"loss_saccade", "loss_prototype"}),
+        ("no_prototypes", {"loss_saccade", "loss_consistency"}),
+        ("random_fixations", {"loss_saccade", "loss_consistency", "loss_prototype"}),
+        ("focus_num_1", {"loss_saccade", "loss_consistency", "loss_prototype"}),
+    ],
+)
+def test_made_small_the_ablations_train(
+    name: str, logged: set[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SACCADE_SUPERVISED", raising=False)
+    small = [override for override in SMALL if override.partition("=")[0] not in ABLATIONS[name]]
+    overrides = [*small, f"data.root={data}", "evaluation.retrieval.enabled=false"]
+    run = create_run(tmp_path, read_spec(EXPERIMENTS / "ablations" / f"{name}.yaml", overrides), [])
+    assert main([str(run.path)]) == 0
+    losses = {key.removeprefix("pretrain/") for key in points(run.path) if key.startswith("pretrain/loss_")}
+    assert losses == logged
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("name", [name for name in EVALUATIONS if name.endswith("ucf101.yaml")])
+def test_made_small_the_evaluations_run(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SACCADE_SUPERVISED", raising=False)
+    torch.manual_seed(0)
+    encoder, projection = build_encoder("r3d", width=4).eval(), Projection(32, 8)
+    save_encoder(tmp_path / "of", encoder, projection, name="r3d", width=4, clip_frames=8, clip_size=32)
+    small = [override for override in SMALL if not override.startswith("pretrain.")]
+    small += [f"data.root={data}", f"encoder.weights={tmp_path}/of"]
+    for protocol in ("linear_probe", "finetune"):
+        settings = {"splits": [1], "epochs": 1, "batch_size": 4, "clips": 2, "decay_epochs": []}
+        small += [f"evaluation.{protocol}.{key}={value}" for key, value in settings.items()]
+    spec = read_spec(EXPERIMENTS / name, small)
+    weights = find_initial_weights(spec, tmp_path)
+    assert weights is not None
+    run = create_run(tmp_path, spec, [])
+    adopt(weights, spec.encoder.weights, run)
+    assert main([str(run.path)]) == 0
+    assert f"test/{Path(name).stem.removesuffix('_ucf101')}_top1" in points(run.path)

@@ -34,6 +34,7 @@ def test_what_is_written_is_read_in_order(tmp_path: Path) -> None:
     with start(path) as journal:
         journal.stage("pretrain")
         journal.tags({"encoder": "r3d"})
+        journal.dataset(name="toy", digest="4f", context="test", source="data/toy", profile={"videos": 80})
         journal.metrics({"loss": 1.5, "epoch": 1}, 10)
         journal.artifact(Path("figures") / "a.png")
         journal.end("finished")
@@ -41,6 +42,14 @@ def test_what_is_written_is_read_in_order(tmp_path: Path) -> None:
         {"kind": "attempt", "number": 1},
         {"kind": "stage", "name": "pretrain"},
         {"kind": "tags", "values": {"encoder": "r3d"}},
+        {
+            "kind": "dataset",
+            "name": "toy",
+            "digest": "4f",
+            "context": "test",
+            "source": "data/toy",
+            "profile": {"videos": 80},
+        },
         {"kind": "metrics", "step": 10, "values": {"loss": 1.5, "epoch": 1.0}},
         {"kind": "artifact", "path": "figures/a.png"},
         {"kind": "end", "status": "finished"},

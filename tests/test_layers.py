@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -17,11 +17,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "saccade"
 LAYERS = {
     6: "cli launch",
     5: "sweep",
-    4: "supervisor runner builders",
-    3: "pretrain evaluation features clustering report",
+    4: "supervisor runner stages builders analysis",
+    3: "pretrain evaluation features clustering report initial_weights chain",
     2: "models datasets prototypes journal checkpoint tracking engine learner figures run_dir provenance",
     1: "gaze losses transforms metrics schedules progress",
-    0: "spec spec_reader spec_wording yaml_marks rng errors torchvision_shim atomic",
+    0: "spec spec_checks spec_file spec_reader spec_wording yaml_marks rng errors torchvision_shim atomic",
 }
 """A module or package directly below saccade/ may import those of its own layer and of lower ones."""
 
@@ -29,7 +29,7 @@ LAZY_BY_DESIGN = {
     # The front door: `saccade.load_encoder` comes with first use.
     ("saccade", "saccade.models.export"),
     # `load_encoder("runs:/...")` fetches from MLflow, and only then needs it.
-    ("saccade.models.export", "saccade.tracking.model"),
+    ("saccade.models.weights", "saccade.tracking.model"),
 }
 """Imports inside a function that close a circle, or go up, on purpose."""
 
@@ -166,12 +166,23 @@ def _settings(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[t
             yield (*above, name)
 
 
-class _Reads(ast.NodeVisitor):
-    """Paths of the settings that a module reads, through `spec`, `self.spec` and local names for a section."""
+def _sections(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(name of a section's class or of one that it derives from, where the section stands)."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from ((base.__name__, (*above, name)) for base in kind.__mro__)
+            yield from _sections(kind, (*above, name))
 
-    def __init__(self, settings: set[tuple[str, ...]]) -> None:
-        self.settings = settings
+
+class _Reads(ast.NodeVisitor):
+    """Paths of the settings that a module reads: through `spec`, `self.spec`, local names for a section, and arguments
+    annotated with a section's class, which stand for all sections of that class."""
+
+    def __init__(self, settings: set[tuple[str, ...]], sections: Sequence[tuple[str, tuple[str, ...]]] = ()) -> None:
+        self.settings, self.sections = settings, sections
         self.names: dict[str, tuple[str, ...]] = {}
+        self.annotated: dict[str, str] = {}
         self.found: set[tuple[str, ...]] = set()
 
     def path(self, node: ast.expr) -> tuple[str, ...] | None:
@@ -204,19 +215,29 @@ class _Reads(ast.NodeVisitor):
             path and path[-1] == "model_dump"
         ):  # the whole section, as `Augmentation(**spec.augmentation.model_dump())`
             self.found |= {setting for setting in self.settings if len(path) > 1 and setting[:-1] == path[:-1]}
+        elif isinstance(node.value, ast.Name) and node.value.id in self.annotated:
+            wanted = self.annotated[node.value.id]
+            self.found |= {(*above, node.attr) for kind, above in self.sections if kind == wanted} & self.settings
         self.generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        outer = dict(self.names)
+        outer = dict(self.names), dict(self.annotated)
+        for argument in node.args.args:
+            if isinstance(argument.annotation, ast.Name):
+                self.annotated[argument.arg] = argument.annotation.id
         self.generic_visit(node)
-        self.names = outer
+        self.names, self.annotated = outer
 
 
-def _read_anywhere(settings: set[tuple[str, ...]], sources: dict[str, ast.Module]) -> set[tuple[str, ...]]:
+def _read_anywhere(
+    settings: set[tuple[str, ...]],
+    sources: dict[str, ast.Module],
+    sections: Sequence[tuple[str, tuple[str, ...]]] = (),
+) -> set[tuple[str, ...]]:
     found = set()
     for name, tree in sources.items():
         if not name.startswith("saccade.spec"):
-            reads = _Reads(settings)
+            reads = _Reads(settings, sections)
             reads.visit(tree)
             found |= reads.found
     return found
@@ -225,7 +246,7 @@ def _read_anywhere(settings: set[tuple[str, ...]], sources: dict[str, ast.Module
 def test_every_setting_is_read_outside_the_spec() -> None:
     settings = set(_settings(Spec))
     assert len(settings) > 60
-    assert settings - _read_anywhere(settings, TREES) == set()
+    assert settings - _read_anywhere(settings, TREES, list(_sections(Spec))) == set()
 
 
 def test_a_setting_that_nothing_reads_would_be_found() -> None:
@@ -241,10 +262,15 @@ class Run:
 
 def h(spec):
     return a.y
+
+def i(part: Shared, other: Unknown):
+    return part.x, other.y, part.z
 """
-    assert _read_anywhere(settings, {"saccade.m": ast.parse(code)}) == {
+    sections = [("Shared", ("a",)), ("Shared", ("b",)), ("A", ("a",)), ("Section", ("c", "d"))]
+    assert _read_anywhere(settings, {"saccade.m": ast.parse(code)}, sections) == {
         ("seed",),
         ("a", "x"),
+        ("b", "x"),
         ("c", "d", "z"),
         ("c", "d", "w"),
     }

@@ -186,8 +186,8 @@ def test_a_missing_file_suggests_a_near_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ("data: {dataset: '${A}'}", "data.dataset: '${A}': ${NAME} works only in data.root and tracking.uri"),
-        ("data: {exclude: [a, '${A}']}", "data.exclude: '${A}': ${NAME} works only in data.root and tracking.uri"),
+        ("data: {dataset: '${A}'}", "data.dataset: '${A}': ${NAME} works only in data.root, encoder.weights and"),
+        ("data: {exclude: [a, '${A}']}", "data.exclude: '${A}': ${NAME} works only in data.root, encoder.weights and"),
         ("data: {root: '${A'}", "data.root: '${A': only ${NAME} is understood"),
         ("data: {root: '${A:-b}'}", "data.root: '${A:-b}': only ${NAME} is understood"),
         ("tracking: {uri: '${1A}'}", "tracking.uri: '${1A}': only ${NAME} is understood"),

@@ -57,7 +57,7 @@ def test_json_schema_describes_every_setting() -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["required"] == ["name"]
     sections = [schema, *schema["$defs"].values()]
-    assert len(sections) == 15
+    assert len(sections) == 17
     for section in sections:
         assert section["additionalProperties"] is False
         assert section["description"]

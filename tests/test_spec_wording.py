@@ -139,12 +139,20 @@ def test_something_else_in_place_of_a_section(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("learning_rate", "unknown key, did you mean pretrain.learning_rate?"),
+        (
+            "learning_rate",
+            "unknown key, did you mean pretrain.learning_rate or evaluation.linear_probe.learning_rate or "
+            "evaluation.finetune.learning_rate?",
+        ),
         ("pretrain.epochs", "unknown key; write epochs on a line of its own, indented below 'pretrain:'"),
         ("Seed", "unknown key, did you mean seed?"),
         ("seeds", "unknown key, did you mean seed?"),
         ("pre-train", "unknown key, did you mean pretrain?"),
-        ("batch_size", "unknown key, did you mean pretrain.batch_size or evaluation.retrieval.batch_size?"),
+        (
+            "batch_size",  # three at the most
+            "unknown key, did you mean pretrain.batch_size or evaluation.retrieval.batch_size or "
+            "evaluation.linear_probe.batch_size?",
+        ),
         ("retrieval", "unknown key, did you mean evaluation.retrieval?"),
         ("nce_k", "unknown key, did you mean contrast.num_negatives?"),  # the release's flag
         ("fs_warmup_epoch", "unknown key, did you mean prototypes.warmup_epoch?"),
@@ -153,7 +161,7 @@ def test_something_else_in_place_of_a_section(text: str, message: str) -> None:
         (
             "bogus",
             "unknown key; allowed: name, seed, data, clip, saccade, encoder, augmentation, contrast, consistency, "
-            "prototypes, pretrain, evaluation, checkpoint, engine, tracking",
+            "prototypes, pretrain, evaluation, checkpoint, engine, tracking, then, base",
         ),
     ],
 )
@@ -167,7 +175,7 @@ def test_unknown_keys_at_the_top(key: str, message: str) -> None:
         ("pretrain", "learning_rat", "unknown key, did you mean learning_rate?"),
         ("pretrain", "weight-decay", "unknown key, did you mean weight_decay?"),
         ("pretrain", "batchSize", "unknown key, did you mean batch_size?"),
-        ("contrast", "epochs", "unknown key, did you mean pretrain.epochs?"),
+        ("contrast", "warmup_epoch", "unknown key, did you mean prototypes.warmup_epoch?"),
         ("clip", "bogus", "unknown key; allowed: frames, size, eval_crop"),
         ("evaluation", "topk", "unknown key, did you mean evaluation.retrieval.topk?"),
     ],
@@ -186,7 +194,7 @@ def test_a_key_of_any_length_makes_a_short_message() -> None:
     ("override", "message"),
     [
         ("pretrain.learning_rat=0.05", "unknown key, did you mean pretrain.learning_rate?"),
-        ("learning_rate=0.05", "unknown key, did you mean pretrain.learning_rate?"),
+        ("projection_dim=64", "unknown key, did you mean contrast.projection_dim?"),
         ("PRETRAIN.EPOCHS=3", "unknown key, did you mean pretrain.epochs?"),
         ("--pretrain.epochs=3", "unknown key, did you mean pretrain.epochs?"),
         ("pretrain/epochs=3", "unknown key, did you mean pretrain.epochs?"),
@@ -214,7 +222,10 @@ def test_a_key_of_any_length_makes_a_short_message() -> None:
             "name=run: a",
             "must be a text of 1 to 200 characters; got a mapping (key: value); put a text that holds ': ' in quotes",
         ),
-        ("name=${USER}", "'${USER}': ${NAME} works only in data.root and tracking.uri; write the value out"),
+        (
+            "name=${USER}",
+            "'${USER}': ${NAME} works only in data.root, encoder.weights and tracking.uri; write the value out",
+        ),
         (
             "prototypes.warmup_epoch=300",
             "300 puts the first clustering after epoch 300, but pretrain.epochs = 300, so no prototype would be used; "

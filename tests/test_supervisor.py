@@ -239,6 +239,19 @@ def test_names_that_mlflow_refuses_do_not_hold_up_the_rest(run: RunDir, capfd: p
     assert capfd.readouterr().out == "nothing to send: all is on the server\n"
 
 
+def test_lines_that_were_only_files_may_be_cut_by_the_next_attempt(run: RunDir) -> None:
+    # The end of a run that is later gone on with: files announced and shipped after the last points, as lines that no
+    # checkpoint is responsible for.
+    assert train(run, ["train", 5], ["await_shipped"], ["file", "a.txt", "1"], ["await_shipped"]) == 0
+    state = ShippingState.load(run.path)
+    assert state is not None
+    assert state.attempted < state.offset == run.journal.stat().st_size
+    update_run(run, Spec(name="toy"), [])
+    assert train(run, ["train", 9], resume=True) == 0
+    assert history(run, "pretrain/loss") == curve(9)
+    assert tracked(run).data.tags["attempt"] == "2"
+
+
 def test_values_that_are_not_finite(run: RunDir) -> None:
     assert train(run, ["metrics", {"a": float("inf"), "b": float("-inf"), "c": float("nan")}, 7]) == 0
     for key in "abc":

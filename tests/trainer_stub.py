@@ -101,6 +101,8 @@ class Trainer:
                 print(
                     {name: value for name, value in os.environ.items() if name.startswith(("MLFLOW", "SACCADE", "COL"))}
                 )
+            case "dataset":
+                self.journal.dataset(**arguments[0])
             case _:  # metrics, artifact, stage, tags
                 getattr(self.journal, verb)(*arguments)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from saccade.journal import Event, last_attempt, read_journal
 from saccade.run_dir import RunDir
@@ -35,6 +36,7 @@ class _Batch:
     points: list[Point] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    datasets: list[Event] = field(default_factory=list)
 
     @property
     def full(self) -> bool:
@@ -55,6 +57,8 @@ class _Batch:
                 self.tags["stage"] = event["name"]
             case "attempt":
                 self.tags["attempt"] = str(event["number"])
+            case "dataset":
+                self.datasets.append(event)
             case "artifact":
                 self.files.append(event["path"])
 
@@ -121,7 +125,7 @@ class Shipment:
 
     def _connect(self) -> Store:
         store, state, record = Store(self.uri, self.run.root), self.state, self.run.record()
-        tags = _base_tags(record, self.run.path)
+        tags = {**_base_tags(record, self.run.path), **self._chain_tags(record)}
         if not state.mlflow_run_id:
             state.experiment_id = store.open_experiment(state.experiment)
             state.mlflow_run_id = store.open_run(
@@ -137,6 +141,17 @@ class Shipment:
             self._enqueue(path.name for path in sorted(self.run.path.glob(pattern)) if path.stat().st_size)
         state.save()
         return store
+
+    def _chain_tags(self, record: dict[str, Any]) -> dict[str, str]:
+        """For a run that follows another: which, in words and as the MLflow UI nests runs."""
+        follows = record.get("follows")
+        if not follows:
+            return {}
+        tags = {"saccade.follows": f"{follows['run']}, as {follows['place']} of {follows['of']}"}
+        first = ShippingState.load(self.run.root / follows["run"])
+        if first is not None and first.mlflow_run_id and first.tracking_uri == self.state.tracking_uri:
+            tags["mlflow.parentRunId"] = first.mlflow_run_id
+        return tags
 
     # The journal -----------------------------------------------------------------------------------------------------
 
@@ -160,6 +175,7 @@ class Shipment:
             state.attempted = max(state.attempted, batch.end)
             state.save()
             self._refuse(store.log(state.mlflow_run_id, points, tags))
+        self._log_datasets(store, batch.datasets)
         self._enqueue(batch.files)
         if "summary.md" in batch.files:
             self._describe(store)
@@ -174,6 +190,12 @@ class Shipment:
             if batch.full:
                 break
         return batch
+
+    def _log_datasets(self, store: Store, datasets: list[Event]) -> None:
+        try:
+            store.log_datasets(self.state.mlflow_run_id, datasets)
+        except RefusedError as error:
+            self._refuse({f"dataset {event['name']}": str(error) for event in datasets})
 
     def _describe(self, store: Store) -> None:
         path = self.run.path / "summary.md"

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import sqlite3
@@ -285,6 +286,32 @@ class Store:
                 )
             return refused
         return {}
+
+    def log_datasets(self, mlflow_run_id: str, datasets: Sequence[Mapping[str, Any]]) -> None:
+        """Name the datasets that a run uses; those named before, by name and digest, stay as they are.
+
+        Args:
+            datasets: Each with name, digest, context, source (a folder) and profile (counts).
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        if not datasets:
+            return
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=use["name"],
+                    digest=use["digest"],
+                    source_type="local",
+                    source=json.dumps({"uri": use["source"]}),
+                    profile=json.dumps(use["profile"]),
+                ),
+                [InputTag("mlflow.data.context", use["context"])],
+            )
+            for use in datasets
+        ]
+        with _translated():
+            self.client.log_inputs(mlflow_run_id, inputs)
 
     def upload(self, mlflow_run_id: str, file: Path, path: str) -> None:
         """Send a file to `path` among the run's artifacts."""

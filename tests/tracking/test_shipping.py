@@ -84,6 +84,35 @@ def test_a_run_on_a_server(server: str, run: RunDir, tmp_path: Path, capfd: pyte
     assert f"finished; see it at {link}\n" in said
 
 
+def _use(context: str, digest: str) -> list[Any]:
+    name, profile = f"toy split 1 {context}", {"videos": 3}
+    return ["dataset", {"name": name, "digest": digest, "context": context, "source": "/d/toy", "profile": profile}]
+
+
+def test_the_datasets_of_a_run(server: str, run: RunDir) -> None:
+    uses = [_use("train", "ab" * 16), _use("test", "ab" * 16)]
+    # A resumed run says it again.
+    assert train(run, server, *uses, ["train", 3, {"save_every": 1}], ["exit", 1]) == 1
+    assert train(run, server, *uses, ["train", 3, {"save_every": 1}], resume=True) == 0
+    inputs = tracked(server, run).inputs.dataset_inputs
+    shown = {each.dataset.name: ({tag.key: tag.value for tag in each.tags}, each.dataset) for each in inputs}
+    assert len(inputs) == 2
+    for context in ("train", "test"):
+        tags, dataset = shown[f"toy split 1 {context}"]
+        assert tags == {"mlflow.data.context": context}
+        assert (dataset.digest, dataset.source_type) == ("ab" * 16, "local")
+        assert json.loads(dataset.source) == {"uri": "/d/toy"}
+        assert json.loads(dataset.profile) == {"videos": 3}
+
+
+def test_a_dataset_that_the_server_refuses_costs_nothing_else(
+    server: str, run: RunDir, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(run, server, _use("train", "a" * 64), ["train", 3, {"save_every": 1}]) == 0
+    assert history(server, run) == curve(3)
+    assert "MLflow refuses dataset toy split 1 train" in capfd.readouterr().err
+
+
 def test_away_from_the_start_then_synced(run: RunDir, door: Door, capfd: pytest.CaptureFixture[str]) -> None:
     began = time.monotonic()
     assert train(run, door.address, ["train", 8], ["file", "a.txt", "a"], patience_sec=2.0) == 0

@@ -1,0 +1,107 @@
+"""The weights that a run starts from: found and checked before it begins, copied into its folder, read from there.
+
+The launcher does the first two, since the trainer has no MLflow and a run must not depend on another's folder:
+
+    RUN/inputs/weights.safetensors      the file as it was found
+    RUN/inputs/weights.json             where it was found, its sha256, what it says of itself
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from saccade import atomic
+from saccade.errors import RunError, WeightsError
+from saccade.models.weights import PROJECTION_PREFIX, find_weights, read_header
+from saccade.run_dir import RunDir, open_run
+from saccade.spec import Spec
+from saccade.spec_reader import expand_env
+
+__all__ = ["adopt", "find_initial_weights", "initial_weights_file", "read_record"]
+
+_ADDRESSES = ("runs:/", "models:/")
+
+
+def initial_weights_file(folder: Path) -> Path:
+    """The copy in a run's folder."""
+    return folder / "inputs" / "weights.safetensors"
+
+
+def find_initial_weights(spec: Spec, runs_root: Path) -> Path | None:
+    """The file that `encoder.weights` stands for, checked against the spec; None when it is empty.
+
+    Raises:
+        WeightsError: There is no such file, it is damaged, or it is of another encoder.
+    """
+    if not spec.encoder.weights:
+        return None
+    given = expand_env(spec.encoder.weights, "encoder.weights")
+    place: str | Path = given
+    if not given.startswith(_ADDRESSES) and not Path(given).exists():
+        try:
+            place = open_run(runs_root, given).path
+        except RunError as error:
+            raise WeightsError(f"encoder.weights: {given}: no such file or folder, and {error}") from None
+    path = find_weights(place, runs_root=runs_root)
+    description, shapes = read_header(path)
+    if (description.name, description.width) != (spec.encoder.name, spec.encoder.width):
+        raise WeightsError(
+            f"encoder.weights: {given} holds {description.name} of width {description.width}, but the spec's encoder "
+            f"is {spec.encoder.name} of width {spec.encoder.width}; set encoder.name={description.name} and "
+            f"encoder.width={description.width}, or give other weights"
+        )
+    projected = shapes.get(f"{PROJECTION_PREFIX}linear.weight", ())[:1]
+    if projected and projected[0] != spec.contrast.projection_dim:
+        raise WeightsError(
+            f"encoder.weights: {given} holds a projection to {projected[0]} dimensions, but contrast.projection_dim is "
+            f"{spec.contrast.projection_dim}; set contrast.projection_dim={projected[0]}, or give other weights"
+        )
+    return path
+
+
+def adopt(weights: Path, given: str, run: RunDir) -> None:
+    """Copy a file of weights into a new run's folder, and write down what it is.
+
+    Args:
+        weights: Of `find_initial_weights`.
+        given: `encoder.weights` as the spec has it.
+        run: The run.
+
+    Raises:
+        RunError: The disk does not take it.
+    """
+    target = initial_weights_file(run.path)
+    description, shapes = read_header(weights)
+    try:
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(weights, target)
+        with target.open("rb") as copy:
+            digest = hashlib.file_digest(copy, "sha256").hexdigest()
+        record = {
+            "given": given,
+            "file": str(weights.absolute()),
+            "sha256": digest,
+            "projection": any(key.startswith(PROJECTION_PREFIX) for key in shapes),
+            "description": description.model_dump(mode="json"),
+        }
+        atomic.write_text(target.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        raise RunError(f"{target}: {error.strerror}; the weights have to be copied into the run's folder") from None
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """weights.json of a run's folder: given, file, sha256, projection, description.
+
+    Raises:
+        WeightsError: The run has not got its weights.
+    """
+    path = initial_weights_file(folder).with_suffix(".json")
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error}); a run that starts from weights is begun with `saccade run`"
+        ) from None
+    return record
