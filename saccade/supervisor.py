@@ -25,7 +25,7 @@ from saccade.progress import TERMINAL_VARIABLE
 from saccade.provenance import redact, strip_credentials
 from saccade.run_dir import SHIPPING_FILE, RunDir
 from saccade.tracking.address import is_server, local_uri, resolve_uri, run_link, with_credentials
-from saccade.tracking.model import package_model
+from saccade.tracking.model import ModelPackager
 from saccade.tracking.shipment import Shipment
 from saccade.tracking.shipper import PATIENCE_SEC, Shipper
 from saccade.tracking.shipping_state import Outcome, ShippingState
@@ -181,11 +181,15 @@ def supervise(
                 _await_tracking(run, shipper, signals, fresh=not resume)
                 where = _link(shipment) or f"{redact(uri)}, experiment '{state.experiment}'"
                 console.say(f"saccade: tracked at {where}")
-                code, tail = _train(run, command, console, signals)
-                asked = signals.first
-                shipper.end(_outcome(code, asked, tail))
-                if code == 0 and not signals.after_end.is_set():
-                    _package(run, console, signals)
+                packager = ModelPackager(run)
+                try:
+                    code, tail = _train(run, command, console, signals)
+                    asked = signals.first
+                    shipper.end(_outcome(code, asked, tail))
+                    if code == 0:
+                        _package(packager, console, signals)
+                finally:
+                    packager.give_up()
                 complete = shipper.drain(patience_sec, signals.after_end)
             finally:
                 shipper.leave()
@@ -284,8 +288,8 @@ def _last_lines(log: Path, offset: int) -> str:
     return text if len(text) <= _TAIL_CHARS else "..." + text[3 - _TAIL_CHARS :]
 
 
-def _package(run: RunDir, console: Console, signals: Signals) -> None:
-    trouble = package_model(run, signals.after_end)
+def _package(packager: ModelPackager, console: Console, signals: Signals) -> None:
+    trouble = packager.finish(signals.after_end)
     if trouble:
         console.say(f"saccade: the MLflow model could not be made: {trouble}; encoder/ holds the encoder")
 

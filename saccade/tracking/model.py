@@ -32,10 +32,11 @@ from saccade.tracking.store import CLIENT_SETTINGS, line
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["fetch_model", "package_model", "write_model"]
+__all__ = ["ModelPackager", "fetch_model", "package_model", "write_model"]
 
 _EXTRA_FILES = "extra_files"
 _LIMIT_SEC = 600.0
+_LOOK_SEC = 0.5
 _TOLERANCE = 1e-4
 """Largest difference between the traced program and the encoder, relative to the largest feature."""
 
@@ -58,7 +59,8 @@ def package_model(run: RunDir, interrupted: threading.Event) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        env={**environment, **CLIENT_SETTINGS},
+        # One thread: the trainer is still at work, and threads that wait for each other suffer when they share cores.
+        env={**environment, **CLIENT_SETTINGS, "OMP_NUM_THREADS": "1"},
     )
     output: list[bytes] = []
     assert process.stdout is not None
@@ -77,6 +79,49 @@ def package_model(run: RunDir, interrupted: threading.Event) -> str:
         return "it was interrupted"
     lines = b"".join(output).decode("utf-8", "replace").strip().splitlines()
     return lines[-1] if lines else f"exit code {process.returncode}"
+
+
+class ModelPackager:
+    """Makes RUN_DIR/model beside a trainer that goes on to evaluate, as soon as it has written its encoder."""
+
+    def __init__(self, run: RunDir) -> None:
+        """Begin to watch for the encoder of an attempt that is about to start."""
+        self._run = run
+        self._before = self._written()
+        self._trainer_ended, self._given_up = threading.Event(), threading.Event()
+        self._trouble = ""
+        self._thread = threading.Thread(target=self._work, name="ModelPackager", daemon=True)
+        self._thread.start()
+
+    def _written(self) -> int:
+        try:
+            return (self._run.path / "encoder" / "encoder.json").stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def _work(self) -> None:
+        while self._written() == self._before and not self._trainer_ended.wait(_LOOK_SEC):
+            pass
+        if not self._given_up.is_set():
+            self._trouble = package_model(self._run, self._given_up)
+
+    def finish(self, interrupted: threading.Event) -> str:
+        """Wait for the model of a trainer that has finished, or until `interrupted` is set.
+
+        Returns:
+            What went wrong, in one line; empty when nothing did.
+        """
+        self._trainer_ended.set()
+        while self._thread.is_alive() and not interrupted.is_set():
+            self._thread.join(0.1)
+        self.give_up()
+        return self._trouble
+
+    def give_up(self) -> None:
+        """Leave a model that is not made yet; nothing happens when it is."""
+        self._given_up.set()
+        self._trainer_ended.set()
+        self._thread.join()
 
 
 def write_model(encoder: "nn.Module", files: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from saccade.models.export import load_encoder, save_encoder
 from saccade.run_dir import RunDir, create_run
 from saccade.spec import Spec
 from saccade.supervisor import supervise
-from saccade.tracking.model import fetch_model, package_model, write_model
+from saccade.tracking import model as module
+from saccade.tracking.model import ModelPackager, fetch_model, package_model, write_model
 from saccade.tracking.store import Store
 
 # MLflow's own use of SQLAlchemy, and what torch.export says of itself
@@ -37,9 +39,9 @@ def encoder_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("export") / "encoder"
     encoder = build_encoder("r3d", width=WIDTH)
-    for module in encoder.modules():
-        if isinstance(module, torch.nn.BatchNorm3d):  # Statistics of a trained encoder, not of a new one.
-            torch.nn.init.normal_(module.running_mean)
+    for layer in encoder.modules():
+        if isinstance(layer, torch.nn.BatchNorm3d):  # Statistics of a trained encoder, not of a new one.
+            torch.nn.init.normal_(layer.running_mean)
     save_encoder(folder, encoder, name="r3d", width=WIDTH, clip_frames=FRAMES, clip_size=SIZE)
     return folder
 
@@ -169,3 +171,60 @@ def test_an_encoder_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (run.path / "encoder" / "encoder.json").write_text("{}")
     assert "no encoder.safetensors" in package_model(run, threading.Event())
     assert not (run.path / "model").exists()
+
+
+@pytest.fixture
+def packaged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What `package_model` was asked for, in place of doing it: it waits until it is interrupted or a while is over."""
+    calls: list[str] = []
+
+    def package(run: RunDir, interrupted: threading.Event) -> str:
+        calls.append(run.id)
+        return "it was interrupted" if interrupted.wait(0.3) else ""
+
+    monkeypatch.setattr(module, "package_model", package)
+    return calls
+
+
+def _export(run: RunDir) -> None:
+    (run.path / "encoder").mkdir(exist_ok=True)
+    (run.path / "encoder" / "encoder.json").write_text("{}")
+
+
+def test_the_model_is_made_while_the_trainer_is_still_at_work(tmp_path: Path, packaged: list[str]) -> None:
+    run = create_run(tmp_path, Spec(name="toy"), [])
+    packager = ModelPackager(run)
+    assert packaged == []
+    _export(run)
+    deadline = time.monotonic() + 20
+    while not packaged and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert packaged == [run.id]
+    assert packager.finish(threading.Event()) == ""
+    assert packaged == [run.id]
+
+
+def test_the_encoder_of_an_earlier_attempt_waits_for_the_end(tmp_path: Path, packaged: list[str]) -> None:
+    run = create_run(tmp_path, Spec(name="toy"), [])
+    _export(run)
+    packager = ModelPackager(run)
+    time.sleep(0.6)
+    assert packaged == []
+    assert packager.finish(threading.Event()) == ""
+    assert packaged == [run.id]
+
+
+def test_no_model_of_a_trainer_that_failed(tmp_path: Path, packaged: list[str]) -> None:
+    packager = ModelPackager(create_run(tmp_path, Spec(name="toy"), []))
+    packager.give_up()
+    assert packaged == []
+
+
+def test_a_signal_ends_the_making_of_a_model(tmp_path: Path, packaged: list[str]) -> None:
+    run = create_run(tmp_path, Spec(name="toy"), [])
+    packager, interrupted = ModelPackager(run), threading.Event()
+    interrupted.set()
+    _export(run)
+    packager.finish(interrupted)
+    assert len(packaged) <= 1
+    assert not any(thread.name == "ModelPackager" for thread in threading.enumerate())
