@@ -72,10 +72,18 @@ def refused_setting(section: str, line: str) -> str:
         ("saccade", "deduplicate: 0", "must be true or false; got 0; write false, without quotes"),
         ("saccade", "deduplicate: 'false'", "must be true or false; got 'false'; write false, without quotes"),
         ("saccade", "focus_level: 6", "must be a whole number from -1 to 5; got 6"),
-        ("encoder", "name: R3D", "must be r3d or r2plus1d; got 'R3D'; did you mean r3d?"),
-        ("encoder", "name: R(2+1)D", "must be r3d or r2plus1d; got 'R(2+1)D'; did you mean r2plus1d?"),
-        ("encoder", "name: 3", "must be r3d or r2plus1d; got 3"),
-        ("encoder", "name: [r3d]", "must be r3d or r2plus1d; got a list"),
+        (
+            "encoder",
+            "name: R3D",
+            "must be r3d or r2plus1d or r3d_18 or mc3_18 or r2plus1d_18 or s3d; got 'R3D'; did you mean r3d?",
+        ),
+        (
+            "encoder",
+            "name: R(2+1)D",
+            "must be r3d or r2plus1d or r3d_18 or mc3_18 or r2plus1d_18 or s3d; got 'R(2+1)D'; did you mean r2plus1d?",
+        ),
+        ("encoder", "name: 3", "must be r3d or r2plus1d or r3d_18 or mc3_18 or r2plus1d_18 or s3d; got 3"),
+        ("encoder", "name: [r3d]", "must be r3d or r2plus1d or r3d_18 or mc3_18 or r2plus1d_18 or s3d; got a list"),
         (
             "checkpoint",
             "every_steps: none",

@@ -259,7 +259,7 @@ def read_split(folder: Path, number: int) -> Split:
             f"or <class>_test_split1.txt"
         )
     if number not in every:
-        raise DataError(f"{folder}: has no split {number}; it has {', '.join(map(str, every))} (data.split)")
+        raise DataError(f"{folder}: has no split {number}; it has {', '.join(map(str, every))}")
     ucf = (folder / _CLASSES).is_file()
     split = _read_ucf(folder, every[number], number) if ucf else _read_hmdb(folder, every, number)
     _check_once(split)

@@ -148,7 +148,7 @@ def test_lists_and_videos_that_do_not_agree(folder: Path) -> None:
     assert len(wrong) == 1
     assert "trainlist02.txt:2: video 'v_A_g01_c01' is listed already" in wrong[0]
     assert _check(folder, split=3).findings["split lists that cannot be used"] == [
-        f"{folder / 'split'}: has no split 3; it has 1, 2 (data.split)"
+        f"{folder / 'split'}: has no split 3; it has 1, 2"
     ]
 
 
