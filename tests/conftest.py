@@ -1,7 +1,9 @@
 """What several tests share."""
 
 import os
+import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,27 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real clips are not at {folder} (set SACCADE_SHARED to the folder that holds data/)")
     return folder
+
+
+@pytest.fixture
+def own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For a trainer in this process, which listens to signals: the tests' own handlers come back afterwards."""
+    monkeypatch.delenv("SACCADE_SUPERVISED", raising=False)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, own_signals: None) -> Callable[..., Path]:
+    """Make a folder for a trainer in this process: (text of a spec, *overrides) to the folder."""
+    from saccade.spec_reader import dump_spec, parse_spec
+
+    def make(text: str, *overrides: str) -> Path:
+        folder = tmp_path / "run"
+        folder.mkdir(exist_ok=True)
+        (folder / "spec.yaml").write_text(dump_spec(parse_spec(text, "x.yaml", overrides)))
+        return folder
+
+    return make

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,14 +43,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(autouse=True)
-def signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A trainer in this process listens to signals; the tests' own handlers come back afterwards."""
-    monkeypatch.delenv("SACCADE_SUPERVISED", raising=False)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("own_signals")
 
 
 def train(runs: Path, spec: Spec, expected: int = 0) -> RunDir:

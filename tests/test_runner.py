@@ -3,7 +3,7 @@
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from saccade.datasets.toy import write_toy
 from saccade.journal import read_journal
 from saccade.run_dir import RunDir
 from saccade.runner import main
-from saccade.spec_reader import dump_spec, parse_spec
 
 SPEC = """
 name: small
@@ -43,20 +42,13 @@ Make = Callable[..., Path]
 
 
 @pytest.fixture
-def make(tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Make a run's folder with a spec of its own; the tests' signal handlers come back afterwards."""
-    monkeypatch.delenv("SACCADE_SUPERVISED", raising=False)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+def make(toy: Path, make_run: Make) -> Make:
+    """Make a run's folder with this module's spec."""
 
     def run(*overrides: str, root: Path = toy) -> Path:
-        folder = tmp_path / "run"
-        folder.mkdir(exist_ok=True)
-        (folder / "spec.yaml").write_text(dump_spec(parse_spec(SPEC.format(root=root), "x.yaml", overrides)))
-        return folder
+        return make_run(SPEC.format(root=root), *overrides)
 
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return run
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:

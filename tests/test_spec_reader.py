@@ -20,33 +20,7 @@ from saccade.spec_reader import (
     spec_hash,
 )
 
-VALID = """\
-# A paper, a command.
-name: toy run
-seed: 0
-data: {root: "${SACCADE_DATA}/toy", dataset: toy, exclude: [v_a_g01_c01, 'v b']}
-saccade:
-  focus_num: 2
-  deduplicate: false
-encoder: {name: r2plus1d, width: 8}
-prototypes:
-  num_clusters:
-    - 8
-    - 4
-  warmup_epoch: 2
-  every_epochs: 1
-pretrain:
-  epochs: 4      # four
-  learning_rate: 1e-3
-  decay_epochs: []
-evaluation:
-  retrieval:
-    topk: [1, 5]
-checkpoint:
-  every_steps: null
-tracking:
-  uri: ""
-"""
+VALID = (Path(__file__).parent / "valid_spec.yaml").read_text(encoding="utf-8")
 
 
 def refusal(text: str, *overrides: str) -> str:

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from saccade.gaze.masks import fixation_box, fixation_mask
+from saccade.spec import AugmentationSpec
 from saccade.transforms import (
     Augmentation,
     Crop,
@@ -18,19 +19,8 @@ from saccade.transforms import (
     normalise,
 )
 
-AUGMENTATION = Augmentation(
-    crop_area_min=0.175,
-    crop_aspect_max=4 / 3,
-    jitter_probability=0.8,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.4,
-    hue=0.1,
-    blur_probability=0.5,
-    blur_sigma_min=0.1,
-    blur_sigma_max=2.0,
-    flip_probability=0.5,
-)
+AUGMENTATION = Augmentation(**AugmentationSpec().model_dump())
+"""As published."""
 
 
 def frames(count: int = 4, height: int = 128, width: int = 171, seed: int = 0) -> torch.Tensor:

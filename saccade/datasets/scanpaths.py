@@ -142,6 +142,7 @@ def _compute(
 def compute_scanpaths(
     dataset: Path,
     *,
+    videos: Sequence[str] | None = None,
     grid_num: int = 7,
     seed: int = 632,
     min_frames: int = 3,
@@ -150,12 +151,13 @@ def compute_scanpaths(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> ScanpathReport:
-    """Write `scan_idx_<G>/<video>.txt` for every video of a dataset; called again, it goes on where it was stopped.
+    """Write `scan_idx_<G>/<video>.txt` for the videos of a dataset; called again, it goes on where it was stopped.
 
     Rows depend on the frames, the name of the video and the parameters, not on which videos there are beside it.
 
     Args:
         dataset: The dataset's folder, `<root>/<dataset>`.
+        videos: Names of those wanted; None: all there are.
         grid_num: G, cells along each side of the grid.
         seed: Of the places and speeds that gazes begin with.
         min_frames: Shorter stays in a cell are no fixations.
@@ -170,7 +172,7 @@ def compute_scanpaths(
     began = time.monotonic()
     parameters = GazeParameters(grid_num, seed, min_frames, float(fps))
     _check(parameters, device)
-    names = _videos(dataset)
+    names = _videos(dataset) if videos is None else videos
     folder = dataset / scanpath_folder(grid_num)
     _claim(folder, parameters, overwrite=overwrite)
     jobs = [

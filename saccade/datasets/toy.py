@@ -1,9 +1,9 @@
 """A synthetic dataset whose classes differ by motion alone, written in the published layout in seconds.
 
-A textured thing, the mover, moves among still things of its own family in front of a textured background; its centre is
-what the scanpath rows fixate. No single frame tells the class (see `toy_motion`), and appearance hardly tells a video
-from another: a scene (background, things and their places) is shared by all classes and both splits. The scene is the
-`gNN` in the name of a video; `*_c20` holds out the twentieth video of each class for validation.
+Textured things move as one in front of a cluttered background; scanpath rows are computed from the frames, as for any
+other videos. No single frame tells the class (see `toy_motion`), and appearance hardly tells a video from another: a
+scene (background and things) is shared by all classes and both splits. The scene is the `gNN` in the name of a video;
+`*_c20` holds out the twentieth video of each class for validation.
 """
 
 import json
@@ -19,27 +19,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-from saccade.datasets.layout import FRAMES_FOLDER, SPLIT_FOLDER, scanpath_folder
-from saccade.datasets.toy_motion import MOTIONS, Trajectory, draw_trajectory
-from saccade.datasets.toy_scene import Scene, draw_scene, faint, paint
+from saccade.datasets.layout import FRAMES_FOLDER, SPLIT_FOLDER
+from saccade.datasets.scanpaths import compute_scanpaths
+from saccade.datasets.toy_motion import MOTIONS, draw_trajectory
+from saccade.datasets.toy_scene import Scene, draw_scene, paint
 from saccade.errors import DataError
-from saccade.gaze.scanpath import rows_from_gaze, write_scanpath
 from saccade.progress import progress
 from saccade.rng import generator
 
 __all__ = ["ToyReport", "write_toy"]
 
 _MARKER = "toy.json"
-_VERSION = 2
+_VERSION = 3
 """Counted up whenever the same parameters would give other videos."""
 _SCENES = 2
 """Few, so that appearance tells little about a video and motion must; all classes and both splits share them."""
 _JPEG_QUALITY = 92
-_GAZE_FRAMES = 9
-_MOVER = 0
-"""Which of a scene's things moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,46 +89,27 @@ def _plans(parameters: _Parameters) -> Iterator[_Plan]:
             yield _Plan(name, label, scene, clip, train=clip < parameters.train_per_class)
 
 
-def _gaze_cells(path: Trajectory, parameters: _Parameters) -> list[int]:
-    """Cell of each frame that an eye rests on which follows the mover lazily, by its mean place over some frames."""
-    grid = parameters.grid_num
-    y, x = (ndimage.uniform_filter1d(place, _GAZE_FRAMES, mode="nearest") for place in (path.y, path.x))
-    rows = np.clip(y / parameters.height * grid, 0, grid - 1).astype(int)
-    columns = np.clip(x / parameters.width * grid, 0, grid - 1).astype(int)
-    return [int(cell) for cell in rows * grid + columns]
-
-
 @lru_cache(maxsize=4)
 def _scene(seed: int, number: int, height: int, width: int) -> Scene:
     return draw_scene(generator(seed, "toy scene", number), height, width)
 
 
-def _render(plan: _Plan, parameters: _Parameters) -> tuple[npt.NDArray[np.uint8], Trajectory]:
-    """Frames `[frames, height, width, 3]` BGR and the mover's path."""
+def _render(plan: _Plan, parameters: _Parameters) -> Iterator[npt.NDArray[np.uint8]]:
+    """Frames `[height, width, 3]` BGR of a video."""
     height, width = parameters.height, parameters.width
     scene = _scene(parameters.seed, plan.scene, height, width)
     rng = generator(parameters.seed, "toy video", plan.scene, plan.label, plan.clip)
-    path = draw_trajectory(MOTIONS[plan.label], rng, frames=parameters.frames, height=height, width=width)
-    still = scene.background
-    for index, (thing, place) in enumerate(zip(scene.things, scene.places, strict=True)):
-        if index != _MOVER:
-            still = paint(still, faint(thing), place, 0)
-    frames = np.empty((parameters.frames, height, width, 3), dtype=np.uint8)
+    path = draw_trajectory(MOTIONS[plan.label], rng, frames=parameters.frames, height=height)
     for frame in range(parameters.frames):
-        picture = paint(still, scene.things[_MOVER], path, frame)
-        frames[frame] = np.rint(np.clip(picture[..., ::-1], 0, 1) * 255)
-    return frames, path
+        yield np.rint(np.clip(paint(scene, path, frame)[..., ::-1], 0, 1) * 255).astype(np.uint8)
 
 
 def _write_video(plan: _Plan, folder: Path, parameters: _Parameters) -> None:
-    frames, path = _render(plan, parameters)
     target = folder / FRAMES_FOLDER / plan.name
     target.mkdir()
-    for number, frame in enumerate(frames, start=1):
+    for number, frame in enumerate(_render(plan, parameters), start=1):
         _, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         (target / f"{number:06d}.jpg").write_bytes(data.tobytes())
-    rows = rows_from_gaze(_gaze_cells(path, parameters))
-    write_scanpath(folder / scanpath_folder(parameters.grid_num) / f"{plan.name}.txt", rows)
 
 
 def _write_split(folder: Path, plans: list[_Plan]) -> None:
@@ -192,7 +169,7 @@ def _check(parameters: _Parameters) -> None:
 
 
 def _write_all(plans: list[_Plan], folder: Path, parameters: _Parameters, workers: int) -> None:
-    for name in (FRAMES_FOLDER, SPLIT_FOLDER, scanpath_folder(parameters.grid_num)):
+    for name in (FRAMES_FOLDER, SPLIT_FOLDER):
         (folder / name).mkdir(parents=True)
     (folder / _MARKER).write_text(json.dumps(asdict(parameters), indent=2) + "\n", encoding="utf-8")
     by_scene = sorted(plans, key=lambda plan: plan.scene)  # so that each is drawn once
@@ -204,6 +181,14 @@ def _write_all(plans: list[_Plan], folder: Path, parameters: _Parameters, worker
     finally:
         pool.shutdown(cancel_futures=True)
     _write_split(folder, plans)
+    compute_scanpaths(
+        folder,
+        videos=[plan.name for plan in plans if plan.train],  # nobody looks where the eye rests in a test video
+        grid_num=parameters.grid_num,
+        seed=parameters.seed,
+        device="cpu",
+        workers=workers,
+    )
 
 
 def write_toy(

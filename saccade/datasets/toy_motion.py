@@ -1,10 +1,9 @@
-"""How the toy's mover moves: one class, one motion, and the same law of what any single frame shows.
+"""How the toy's layer of things moves: one class, one motion, and the same law of what any single frame shows.
 
-The mover's position, size and angle are functions of phases and a small displacement that are drawn uniformly, whatever
+The layer's position, size and angle are functions of phases and a small displacement that are drawn uniformly, whatever
 the class. All phases drift slowly, so that two moments of a video have little in common but the motion; a class says
 which of them run fast. Since a uniform phase stays uniform when it runs, the state in any one frame follows the same
-law in all classes. (Slant and Orbit tie the two phases of the position together, which
-moves its joint law a little; the wide uniform draw of the centre hides that.)
+law in all classes. (Slant and Orbit tie the two phases of the position together, which moves its joint law a little.)
 """
 
 from dataclasses import dataclass
@@ -20,27 +19,29 @@ the spot, left and right. Each is itself when mirrored, for training flips clips
 
 FloatArray = npt.NDArray[np.float64]
 
-# In units of the frame's height.
-_AMPLITUDE = (0.18, 0.24)
-_RADIUS = (0.20, 0.24)
-_SHAKE = (0.05, 0.07)
-_BORDER = 0.10  # Between the frame's edge and the outermost place of a centre.
-_PULSE_DEPTH = 0.40
-_PERIOD_FRAMES = (6.0, 9.0)  # Short, so that clips of 8 frames show what goes on.
-_DRIFT_FRAMES = (40.0, 60.0)
+_AMPLITUDE = (0.16, 0.20)
+"""Of the position, parts of the frame's height."""
+_SHAKE = (0.08, 0.11)
+_ZOOM = 0.30
+"""Of the size, as a part of it."""
+_SPIN_FRAMES = (16.0, 22.0)
+"""Frames of a full turn; slower than the rest, for far from the centre a turn is a long way."""
+_PERIOD_FRAMES = (6.0, 9.0)
+"""Short, so that clips of 8 frames show what goes on."""
+_DRIFT_FRAMES = (60.0, 90.0)
 _HOLD_FRAMES = (2, 4)
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """State of a thing in each frame, arrays of `[frames]`."""
+    """State of the layer in each frame, arrays of `[frames]`."""
 
     x: FloatArray
-    """Centre, px from the left."""
+    """Centre, px right of the frame's centre."""
     y: FloatArray
-    """Centre, px from the top."""
-    radius: FloatArray
-    """Mean radius, px."""
+    """Centre, px below the frame's centre."""
+    scale: FloatArray
+    """Enlarged by."""
     angle: FloatArray
     """Turned by, radians."""
 
@@ -61,21 +62,16 @@ def _hops(rng: np.random.Generator, frames: int) -> FloatArray:
     return np.cumsum(steps)
 
 
-def draw_trajectory(
-    motion: str | None, rng: np.random.Generator, *, frames: int, height: int, width: int
-) -> Trajectory:
-    """States of a thing that moves in one of `MOTIONS`, or stands still (None).
+def draw_trajectory(motion: str, rng: np.random.Generator, *, frames: int, height: int) -> Trajectory:
+    """States of a layer of things that moves in one of `MOTIONS`.
 
     Args:
         motion: The class.
-        rng: Source of speed, amplitude, direction, phases and place.
+        rng: Source of speed, amplitude, direction and phases.
         frames: Length of the video.
         height: Of the frame, px.
-        width: Of the frame, px.
     """
-    amplitude, radius, shake = (rng.uniform(*bounds) * height for bounds in (_AMPLITUDE, _RADIUS, _SHAKE))
-    reach = (_AMPLITUDE[1] + _SHAKE[1] + _BORDER) * height
-    centre_x, centre_y = rng.uniform(reach, width - reach), rng.uniform(reach, height - reach)
+    amplitude, shake = (rng.uniform(*bounds) * height for bounds in (_AMPLITUDE, _SHAKE))
     phases = {
         name: rng.uniform(0, 2 * np.pi) + _turning(rng, frames, _DRIFT_FRAMES) for name in ("x", "y", "size", "angle")
     }
@@ -87,19 +83,19 @@ def draw_trajectory(
         phases["y"] = phases["x"] + quarter
     elif motion == "Slant":
         phases["y"] = phases["x"] + quarter + np.pi / 2
-    for name in {"Sway": "x", "Bob": "y", "Orbit": "xy", "Slant": "xy"}.get(motion or "", ""):
+    for name in {"Sway": "x", "Bob": "y", "Orbit": "xy", "Slant": "xy"}.get(motion, ""):
         phases[name] = phases[name] + turn
     if motion == "Hop":
         phases["x"], phases["y"] = phases["x"] + _hops(rng, frames), phases["y"] + _hops(rng, frames)
     elif motion == "Pulse":
         phases["size"] = phases["size"] + turn
     elif motion == "Spin":
-        phases["angle"] = phases["angle"] + turn
+        phases["angle"] = phases["angle"] + _turning(rng, frames, _SPIN_FRAMES)
     elif motion == "Shake":
         tremble = rng.uniform(-shake, shake, size=(2, frames))
     return Trajectory(
-        x=centre_x + amplitude * np.sin(phases["x"]) + tremble[0],
-        y=centre_y + amplitude * np.sin(phases["y"]) + tremble[1],
-        radius=radius * (1 + _PULSE_DEPTH * np.sin(phases["size"])),
+        x=amplitude * np.sin(phases["x"]) + tremble[0],
+        y=amplitude * np.sin(phases["y"]) + tremble[1],
+        scale=1 + _ZOOM * np.sin(phases["size"]),
         angle=phases["angle"],
     )

@@ -1,4 +1,4 @@
-"""What the toy looks like: textured backgrounds, textured things with soft edges, and the drawing of a frame.
+"""What the toy looks like: a textured background, a layer of textured things before it, and the drawing of a frame.
 
 Images are float32 `[height, width, 3]` in [0, 1], RGB.
 """
@@ -9,17 +9,20 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from saccade.datasets.toy_motion import Trajectory, draw_trajectory
+from saccade.datasets.toy_motion import Trajectory
 
-__all__ = ["Scene", "draw_scene", "faint", "paint"]
+__all__ = ["Scene", "draw_scene", "paint"]
 
 Image = npt.NDArray[np.float32]
 
-_THINGS = 4
 _CLUTTER = 0.35
-"""How much the background and the still things stand out; the mover alone stands out fully."""
-_CANDIDATES = 12
-"""Places tried for each thing, of which the one farthest from the others is taken."""
+"""How much the background stands out; the things alone stand out fully."""
+_SPACING = 0.55
+"""Distance between neighbouring things, parts of the frame's height."""
+_SCATTER = 0.15
+"""How far a thing stands from its place on the grid, parts of the spacing, along each axis."""
+_RADIUS = (0.15, 0.20)
+"""Mean radius of a thing, parts of the frame's height."""
 _PATCH_PX = 72
 _PATCH_RADIUS_PX = 27.0
 """Mean radius of a thing in its patch; drawn at up to this size, so that it never has to be blown up."""
@@ -27,14 +30,12 @@ _PATCH_RADIUS_PX = 27.0
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Background and things of some videos."""
+    """What some videos look like."""
 
     background: Image
     """`[height, width, 3]`"""
-    things: tuple[Image, ...]
-    """RGBA patches, colour premultiplied by alpha, `[P, P, 4]`; a thing's mean radius in it is 17 px."""
-    places: tuple[Trajectory, ...]
-    """Where each thing stands while another one moves, arrays of one frame."""
+    layer: Image
+    """Textured things, RGBA, colour premultiplied by alpha, `[side, side, 4]`; covers the frame in any state."""
 
 
 def _smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> Image:
@@ -55,14 +56,8 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Image:
     )
     blend = np.clip(0.5 + blobs, 0, 1)[..., None]
     dark, light = _colour(rng, (0.15, 0.45), (0.25, 0.4)), _colour(rng, (0.1, 0.35), (0.55, 0.75))
-    return faint(np.asarray(dark + (light - dark) * blend, dtype=np.float32))
-
-
-def faint(image: Image) -> Image:
-    """An RGB or premultiplied RGBA image with little contrast, for what does not move."""
-    alpha = image[..., 3:] if image.shape[-1] == 4 else np.ones_like(image[..., :1])
-    colours = _CLUTTER * image[..., :3] + (1 - _CLUTTER) * 0.45 * alpha
-    return np.concatenate([colours, image[..., 3:]], axis=-1)
+    colours = dark + (light - dark) * blend
+    return np.asarray(_CLUTTER * colours + (1 - _CLUTTER) * 0.45, dtype=np.float32)
 
 
 def _pattern(rng: np.random.Generator) -> Image:
@@ -100,36 +95,42 @@ def _thing(rng: np.random.Generator) -> Image:
     return np.concatenate([colours * alpha[..., None], alpha[..., None]], axis=2).astype(np.float32)
 
 
-def _places(rng: np.random.Generator, height: int, width: int) -> tuple[Trajectory, ...]:
-    """Sizes and angles by the mover's law, but spread over the frame, so that things seldom hide each other."""
-    margin = 0.1 * height
-    taken: list[npt.NDArray[np.float64]] = []
-    places = []
-    for _ in range(_THINGS):
-        candidates = rng.uniform((margin, margin), (width - margin, height - margin), size=(_CANDIDATES, 2))
-        distances = [min((float(np.hypot(*(spot - other))) for other in taken), default=0.0) for spot in candidates]
-        taken.append(candidates[int(np.argmax(distances))])
-        law = draw_trajectory(None, rng, frames=1, height=height, width=width)
-        places.append(Trajectory(x=taken[-1][:1], y=taken[-1][1:], radius=law.radius, angle=law.angle))
-    return tuple(places)
+def _moved(image: Image, *, x: float, y: float, scale: float, angle: float, height: int, width: int) -> Image:
+    """An RGBA image turned and enlarged about its centre, which comes to (x, y) of a canvas; nothing around it."""
+    rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shift = np.array([x, y]) - rotation @ np.full(2, (len(image) - 1) / 2)
+    matrix = np.column_stack([rotation, shift])
+    return np.asarray(cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR))
+
+
+def _layer(rng: np.random.Generator, height: int, width: int) -> Image:
+    """Things on a loose grid, every second row of it shifted by half a step."""
+    # A frame's corner is half a diagonal away from its centre; the layer may be shrunk, and moved off the centre.
+    side = int(1.5 * np.hypot(height, width) + height)
+    spacing = _SPACING * height
+    layer = np.zeros((side, side, 4), dtype=np.float32)
+    for row in range(int(side / spacing) + 1):
+        for column in range(int(side / spacing) + 1):
+            x, y = (np.array([column + 0.5 * (row % 2), row]) + rng.uniform(-_SCATTER, _SCATTER, size=2)) * spacing
+            scale, angle = rng.uniform(*_RADIUS) * height / _PATCH_RADIUS_PX, rng.uniform(0, 2 * np.pi)
+            layer = _over(layer, _moved(_thing(rng), x=x, y=y, scale=scale, angle=angle, height=side, width=side))
+    return layer
+
+
+def _over(canvas: Image, image: Image) -> Image:
+    """An RGBA image laid over a canvas of 3 or 4 channels."""
+    return np.asarray(canvas * (1 - image[..., 3:]) + image[..., : canvas.shape[-1]])
 
 
 def draw_scene(rng: np.random.Generator, height: int, width: int) -> Scene:
     """Draw the appearance that some videos of every class share."""
-    return Scene(
-        background=_background(rng, height, width),
-        things=tuple(_thing(rng) for _ in range(_THINGS)),
-        places=_places(rng, height, width),
-    )
+    return Scene(background=_background(rng, height, width), layer=_layer(rng, height, width))
 
 
-def paint(canvas: Image, thing: Image, path: Trajectory, frame: int) -> Image:
-    """The canvas with a thing on it, placed, scaled and turned as in one frame of a path."""
-    scale, angle = path.radius[frame] / _PATCH_RADIUS_PX, path.angle[frame]
-    rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = np.array([path.x[frame], path.y[frame]])
-    shift = centre - rotation @ np.full(2, (len(thing) - 1) / 2)
-    height, width = canvas.shape[:2]
-    matrix = np.column_stack([rotation, shift])
-    layer = cv2.warpAffine(thing, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    return np.asarray(canvas * (1 - layer[..., 3:]) + layer[..., :3])
+def paint(scene: Scene, path: Trajectory, frame: int) -> Image:
+    """The scene as in one frame of a path: `[height, width, 3]`."""
+    height, width = scene.background.shape[:2]
+    x, y = (width - 1) / 2 + path.x[frame], (height - 1) / 2 + path.y[frame]
+    scale, angle = path.scale[frame], path.angle[frame]
+    layer = _moved(scene.layer, x=x, y=y, scale=scale, angle=angle, height=height, width=width)
+    return _over(scene.background, layer)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,47 +27,13 @@ from saccade.datasets.layout import Video
 from saccade.errors import DataError
 from saccade.gaze.masks import fixation_box
 from saccade.gaze.scanpath import Fixation
+from saccade.spec import AugmentationSpec
 from saccade.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Crop, View
 
-PLAIN = Augmentation(
-    crop_area_min=1.0,  # No square of the whole area fits into a wide frame: always the centre square.
-    crop_aspect_max=1.0,
-    jitter_probability=0.0,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.4,
-    hue=0.1,
-    blur_probability=0.0,
-    blur_sigma_min=0.1,
-    blur_sigma_max=2.0,
-    flip_probability=0.0,
-)
-FULL = Augmentation(
-    crop_area_min=0.175,
-    crop_aspect_max=4 / 3,
-    jitter_probability=0.8,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.4,
-    hue=0.1,
-    blur_probability=0.5,
-    blur_sigma_min=0.1,
-    blur_sigma_max=2.0,
-    flip_probability=0.5,
-)
-GEOMETRY = Augmentation(
-    crop_area_min=0.3,
-    crop_aspect_max=4 / 3,
-    jitter_probability=0.0,
-    brightness=0.0,
-    contrast=0.0,
-    saturation=0.0,
-    hue=0.0,
-    blur_probability=0.0,
-    blur_sigma_min=0.1,
-    blur_sigma_max=2.0,
-    flip_probability=0.5,
-)
+FULL = Augmentation(**AugmentationSpec().model_dump())
+GEOMETRY = replace(FULL, crop_area_min=0.3, jitter_probability=0.0, blur_probability=0.0)
+# No square of the whole area fits into a wide frame: always the centre square.
+PLAIN = replace(GEOMETRY, crop_area_min=1.0, crop_aspect_max=1.0, flip_probability=0.0)
 ROWS = (Fixation(10, 0, 10), Fixation(3, 30, 38), Fixation(48, 12, 12), Fixation(7, 20, 30))
 
 

@@ -2,8 +2,7 @@
 
 import csv
 import shutil
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from saccade.datasets.toy import write_toy
 from saccade.evaluation import classifier as classifier_module
 from saccade.journal import read_journal
 from saccade.runner import main
-from saccade.spec_reader import dump_spec, parse_spec
 
 SPEC = """
 name: small
@@ -56,20 +54,13 @@ Make = Callable[..., Path]
 
 
 @pytest.fixture
-def make(tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Make a run's folder with a spec of its own; the tests' signal handlers come back afterwards."""
-    monkeypatch.delenv("SACCADE_SUPERVISED", raising=False)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+def make(toy: Path, make_run: Make) -> Make:
+    """Make a run's folder with this module's spec."""
 
     def run(*overrides: str) -> Path:
-        folder = tmp_path / "run"
-        folder.mkdir(exist_ok=True)
-        (folder / "spec.yaml").write_text(dump_spec(parse_spec(SPEC.format(root=toy), "x.yaml", overrides)))
-        return folder
+        return make_run(SPEC.format(root=toy), *overrides)
 
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return run
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
