@@ -20,6 +20,7 @@ from scipy.integrate import odeint
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from saccade.datasets.frames import list_frames, read_frames
+from saccade.datasets.parallel import keep_freed_memory
 from saccade.gaze.detail import detail_maps, gabor_kernels, shrink
 from saccade.gaze.geymol import Field, Gaze, follow, inhibited
 from saccade.gaze.geymol_batch import GazeBatch
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("frames", type=Path, nargs="?", help="folder of JPEGs")
     folder = parser.parse_args().frames
     cv2.setNumThreads(1)
+    keep_freed_memory()  # as the workers of `saccade data scanpaths` do
     frames = drifting_texture() if folder is None else read_frames([folder / n for n in list_frames(folder)[:FRAMES]])
     with threadpool_limits(1):
         times = parts(list(frames))

@@ -1,5 +1,6 @@
 """Videos in worker processes: results as they come, Ctrl-C in good order, no worker that outlives its parent."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ import cv2
 
 from saccade.errors import DataError
 
-__all__ = ["in_processes"]
+__all__ = ["in_processes", "keep_freed_memory"]
 
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
@@ -26,10 +27,26 @@ def _watch_parent() -> None:
         os._exit(1)
 
 
+_KEPT_BYTES = 1 << 28
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep memory that it frees, up to 256 MiB.
+
+    What belongs to a frame is a little above the size from which glibc gives memory back at once. A quarter of the time
+    of a gaze went into page faults of memory that had just been given back.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none, and do as they do
+    if mallopt is not None:
+        for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+            mallopt(parameter, _KEPT_BYTES)
+
+
 def _start_worker() -> None:
     """Set up a worker process: one thread, gone when its parent is gone, Ctrl-C left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
+    keep_freed_memory()
     # A killed parent cannot tell its workers; without this they would wait for work for ever.
     threading.Thread(target=_watch_parent, daemon=True).start()
 
