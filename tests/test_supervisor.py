@@ -215,6 +215,8 @@ def test_a_second_ctrl_c_kills(run: RunDir) -> None:
 
 def test_the_trainer_knows_nothing_of_the_server(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    for name in ("COLUMNS", "SACCADE_SHARED"):  # of the tests' own environment
+        monkeypatch.delenv(name, raising=False)
     assert train(run, ["environment"]) == 0
     assert run.log.read_text() == "{'SACCADE_SUPERVISED': '1'}\n"
 
