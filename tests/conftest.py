@@ -21,6 +21,17 @@ def one_thread() -> None:
         sys.modules["faiss"].omp_set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def own_tracking_uri() -> Iterator[None]:
+    """A test that calls mlflow.set_tracking_uri sets it for its process, where any other test may come next."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    if "mlflow" in sys.modules:
+        sys.modules["mlflow"].set_tracking_uri(None)  # which takes it out of the environment too
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real clips, which may not be in the repository; tests that need it are skipped without it."""
