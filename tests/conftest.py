@@ -63,3 +63,24 @@ def make_run(tmp_path: Path, own_signals: None) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make a toy set as small as a test can use; returns the folder that holds the dataset."""
+    from saccade.datasets.toy import write_toy
+
+    def make(*, train_per_class: int = 1, test_per_class: int = 1, frames: int = 12) -> Path:
+        root = tmp_path_factory.mktemp("data")
+        write_toy(
+            root,
+            train_per_class=train_per_class,
+            test_per_class=test_per_class,
+            frames=frames,
+            height=48,
+            width=64,
+            workers=1,
+        )
+        return root
+
+    return make

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +14,6 @@ import torch
 from saccade import load_encoder
 from saccade.chain import read_followers
 from saccade.checkpoint import load_checkpoint
-from saccade.datasets.toy import write_toy
 from saccade.initial_weights import adopt, find_initial_weights
 from saccade.journal import read_journal
 from saccade.models.encoder import build_encoder
@@ -170,10 +169,9 @@ def test_an_ablation_changes_one_thing(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(make_toy: Callable[..., Path]) -> Path:
     """A toy set of nine training videos, one of them for validation, and eight test videos."""
-    root = tmp_path_factory.mktemp("data")
-    write_toy(root, train_per_class=3, test_per_class=1, frames=12, height=48, width=64, workers=1)
+    root: Path = make_toy(train_per_class=3)
     folder = root / "toy" / "split"
     # Of the 24 training videos: those of scene 2, one for each class, and one of scene 1 to hold out.
     lines = (folder / "trainlist01.txt").read_text().splitlines()

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from saccade.datasets.toy import write_toy
 from saccade.errors import SaccadeError, WeightsError
 from saccade.initial_weights import adopt, find_initial_weights, initial_weights_file, read_record
 from saccade.journal import read_journal
@@ -37,9 +37,8 @@ tracking: {{log_every_steps: 1}}
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_toy(root, train_per_class=1, test_per_class=2, frames=12, height=48, width=64, workers=1)
+def toy(make_toy: Callable[..., Path]) -> Path:
+    root: Path = make_toy(test_per_class=2)
     return root
 
 

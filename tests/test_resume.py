@@ -7,14 +7,13 @@ import runpy
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from saccade import load_encoder
-from saccade.datasets.toy import write_toy
 from saccade.journal import read_journal
 from saccade.run_dir import RunDir, create_run
 from saccade.spec_reader import parse_spec
@@ -49,9 +48,8 @@ STEPS = 16  # 4 epochs of 16 videos in batches of 4; a clustering after epoch 2
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_toy(root, train_per_class=2, test_per_class=1, frames=16, height=48, width=64, workers=1)
+def data(make_toy: Callable[..., Path]) -> Path:
+    root: Path = make_toy(train_per_class=2, frames=16)
     for part in ("train", "test"):
         shutil.copy(root / "toy" / "split" / f"{part}list01.txt", root / "toy" / "split" / f"{part}list02.txt")
     return root

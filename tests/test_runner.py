@@ -11,7 +11,6 @@ import pytest
 
 from saccade import pretrain
 from saccade.checkpoint import load_checkpoint, save_checkpoint
-from saccade.datasets.toy import write_toy
 from saccade.journal import read_journal
 from saccade.run_dir import RunDir
 from saccade.runner import main
@@ -32,9 +31,8 @@ tracking: {{log_every_steps: 1}}
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_toy(root, train_per_class=1, test_per_class=1, frames=12, height=48, width=64, workers=1)
+def toy(make_toy: Callable[..., Path]) -> Path:
+    root: Path = make_toy()
     return root
 
 

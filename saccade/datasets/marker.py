@@ -7,10 +7,10 @@ __all__ = ["read_marker"]
 
 
 def read_marker(path: Path) -> object:
-    """The marker's content; None when there is no such file, "unreadable" when it is not JSON."""
+    """The marker's content; None when there is no file to be read, "unreadable" when it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except OSError:
         return None
     except ValueError:
         return "unreadable"

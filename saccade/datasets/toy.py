@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade.datasets.layout import FRAMES_FOLDER, SPLIT_FOLDER
+from saccade.datasets.marker import read_marker
 from saccade.datasets.scanpaths import compute_scanpaths
 from saccade.datasets.toy_motion import MOTIONS, draw_trajectory
 from saccade.datasets.toy_scene import Scene, draw_scene, paint
@@ -122,19 +123,11 @@ def _write_split(folder: Path, plans: list[_Plan]) -> None:
         (folder / SPLIT_FOLDER / name).write_text("\n".join(content) + "\n", encoding="utf-8", newline="\n")
 
 
-def _found(folder: Path) -> object:
-    """Content of the marker of a folder, None when there is no usable one."""
-    try:
-        return json.loads((folder / _MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 def _is_done(folder: Path, wanted: dict[str, int]) -> bool:
     if not folder.exists():
         return False
-    found = _found(folder)
-    if found is None:
+    found = read_marker(folder / _MARKER)
+    if not isinstance(found, dict):
         raise DataError(f"{folder}: exists and is not a toy set; give another folder, or remove it")
     if found != wanted:
         raise DataError(f"{folder}: is a toy set of other parameters, {found}; give another folder, or remove it")
@@ -143,7 +136,7 @@ def _is_done(folder: Path, wanted: dict[str, int]) -> bool:
 
 def _clear_partial(partial: Path) -> None:
     if partial.exists():
-        if _found(partial) is None:
+        if not isinstance(read_marker(partial / _MARKER), dict):
             raise DataError(f"{partial}: is in the way and not a half-written toy set; remove it")
         shutil.rmtree(partial)
 

@@ -1,5 +1,9 @@
 """Nearest-neighbour retrieval: of the baselines before training, and of the trained encoder."""
 
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
 from torch import Tensor
 
 from saccade import builders
@@ -17,16 +21,19 @@ from saccade.stages.run import Run
 
 __all__ = ["run_baselines", "run_retrieval"]
 
+Encode = Callable[[Tensor, Tensor | None], Tensor]
+"""Features `[M, D]` of clips, and of masks that retrieval has none of."""
+
 
 def run_baselines(run: Run) -> None:
     """What the score is worth: the random encoder, bare pixels, and the weights that the run takes now, if any."""
     wanted = run.spec.evaluation.retrieval.enabled and run.spec.evaluation.retrieval.baselines
     if wanted:
-        _retrieval(run, run.data.test, "baseline/random_encoder")
-        _retrieval(run, run.data.test, "baseline/pixels", pixels=True)
+        encoders = {"baseline/random_encoder": _encoder(run), "baseline/pixels": coarse_pixels}
+        _retrieval(run, run.data.test, encoders, desc="baselines")
     run.take_weights()
     if wanted and run.weights is not None and run.spec.pretrain.epochs:
-        _retrieval(run, run.data.test, "baseline/given_weights")
+        _retrieval(run, run.data.test, {"baseline/given_weights": _encoder(run)}, desc="given weights")
 
 
 def run_retrieval(run: Run) -> None:
@@ -34,8 +41,8 @@ def run_retrieval(run: Run) -> None:
     if not run.spec.evaluation.retrieval.enabled:
         return
     if run.data.validation:
-        _retrieval(run, run.data.validation, "val")
-    found = _retrieval(run, run.data.test, "test")
+        _retrieval(run, run.data.validation, {"val": _encoder(run)}, desc="validation")
+    (found,) = _retrieval(run, run.data.test, {"test": _encoder(run)}, desc="test")
     path = "figures/neighbours.png"
     draw_neighbours(
         run.folder / path,
@@ -48,23 +55,36 @@ def run_retrieval(run: Run) -> None:
     run.journal.artifact(path)
 
 
-def _retrieval(run: Run, part: tuple[Video, ...], prefix: str, *, pixels: bool = False) -> Retrieval:
-    """Score retrieval of `part` among the training videos and log it."""
-    settings = run.spec.evaluation.retrieval
-    encode = coarse_pixels if pixels else projected_encoder(run.learner.encoder, run.projection)
-    chooser = builders.build_even_clips(run.spec, settings.clips)
+def _encoder(run: Run) -> Encode:
+    return projected_encoder(run.learner.encoder, run.projection)
 
-    def encode_at_precision(clips: Tensor, masks: Tensor | None) -> Tensor:
+
+def _retrieval(run: Run, part: tuple[Video, ...], encoders: Mapping[str, Encode], *, desc: str) -> list[Retrieval]:
+    """Score retrieval of `part` among the training videos with each encoder, and log it by the encoder's name.
+
+    All encoders see a clip when it is read, for reading takes longer than encoding.
+    """
+    settings = run.spec.evaluation.retrieval
+    chooser = builders.build_even_clips(run.spec, settings.clips)
+    widths: list[int] = []
+
+    def encode(clips: Tensor, masks: Tensor | None) -> Tensor:
         with run.machine.autocast():
-            return encode(clips, masks)
+            features = [encoder(clips, masks).float() for encoder in encoders.values()]
+        widths[:] = (each.shape[1] for each in features)
+        return torch.cat(features, dim=1)
 
     run.learner.train(False)
     gallery, queries = (
-        video_features(
-            run.extract(videos, chooser, encode_at_precision, batch_size=settings.batch_size, desc=f"{prefix}: {name}")
-        )
+        run.extract(videos, chooser, encode, batch_size=settings.batch_size, desc=f"{desc}: {name}")
         for videos, name in ((run.data.train, "gallery"), (part, "queries"))
     )
-    result = retrieve(queries, gallery, labels_of(part), labels_of(run.data.train), settings.topk)
-    run.journal.metrics(result.metrics(prefix), run.learner.step)
-    return result
+    ends = np.cumsum(widths)[:-1]
+    results = []
+    for prefix, ours, theirs in zip(encoders, np.split(gallery, ends, -1), np.split(queries, ends, -1), strict=True):
+        result = retrieve(
+            video_features(theirs), video_features(ours), labels_of(part), labels_of(run.data.train), settings.topk
+        )
+        run.journal.metrics(result.metrics(prefix), run.learner.step)
+        results.append(result)
+    return results

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from saccade import load_encoder
 from saccade.datasets.clips import EvenClips, Item, VideoClips, render
 from saccade.datasets.layout import Video
-from saccade.datasets.toy import write_toy
 from saccade.evaluation import classifier as classifier_module
 from saccade.journal import read_journal
 from saccade.runner import main
@@ -38,10 +37,9 @@ PROBE, FINETUNE = "evaluation.linear_probe", "evaluation.finetune"
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy(make_toy: Callable[..., Path]) -> Path:
     """Eight training and eight test videos of eight classes; in split 2 they have changed places, but for two."""
-    root = tmp_path_factory.mktemp("data")
-    write_toy(root, train_per_class=1, test_per_class=1, frames=12, height=48, width=64, workers=1)
+    root: Path = make_toy()
     lists = root / "toy" / "split"
     train = (lists / "trainlist01.txt").read_text().splitlines()
     test = (lists / "testlist01.txt").read_text().splitlines()
