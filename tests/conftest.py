@@ -84,3 +84,23 @@ def make_toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture
+def saccade(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in an empty folder; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    from saccade import cli
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["saccade", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = end.value.code
+        return (code if isinstance(code, int) else 0 if code is None else 1), out, err
+
+    return run

@@ -1,36 +1,17 @@
 """The command line: a mistake is one line on stderr and exit code 2; what is right does what it says."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from saccade import __version__, cli
+from saccade import __version__
 from saccade.datasets.layout import load_dataset
 from saccade.errors import CheckpointError, SaccadeError
 from saccade.spec_reader import json_schema, parse_spec, read_spec
 
 Result = tuple[int, str, str]
-
-
-@pytest.fixture
-def saccade(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Result]:
-    """Run a command in an empty folder; gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["saccade", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        code = end.value.code
-        return (code if isinstance(code, int) else 0 if code is None else 1), out, err
-
-    return run
 
 
 WRONG = {

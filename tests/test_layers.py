@@ -15,7 +15,7 @@ from saccade.spec import Spec
 PACKAGE = Path(__file__).resolve().parent.parent / "saccade"
 
 LAYERS = {
-    6: "cli launch",
+    6: "cli commands launch",
     5: "sweep",
     4: "supervisor runner stages builders analysis",
     3: "pretrain evaluation features clustering report initial_weights chain",

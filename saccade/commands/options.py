@@ -1,0 +1,15 @@
+"""Arguments and options that several commands take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["Overrides", "RunsRoot", "SpecPath"]
+
+SpecPath = Annotated[Path, typer.Argument(help="Experiment spec, a YAML file.", metavar="SPEC")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a setting, as pretrain.learning_rate=0.05; repeatable."),
+]
+RunsRoot = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="Folder that holds the runs.")]
