@@ -28,6 +28,7 @@ __all__ = [
     "TrackingError",
     "line",
     "quiet_client",
+    "translated",
 ]
 
 RUN_ID_TAG = "saccade.run_id"
@@ -92,7 +93,8 @@ def quiet_client() -> None:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Turn what MLflow and what lies below it raise into a `TrackingError`."""
     import requests
     import sqlalchemy
     from mlflow.exceptions import MlflowException
@@ -148,7 +150,7 @@ class Store:
         file = sqlite_file(uri)
         folder = file.parent if file is not None else artifact_root
         self._artifact_root = None if is_server(uri) else folder / "mlartifacts"
-        with self._alone(folder if file is not None else None), _translated():
+        with self._alone(folder if file is not None else None), translated():
             self.client = self._open()
 
     def _open(self) -> "MlflowClient":
@@ -185,7 +187,7 @@ class Store:
             GoneError: It was deleted, which keeps its name taken.
         """
         for again in (True, False):
-            with _translated():
+            with translated():
                 found = self.client.get_experiment_by_name(name)
                 if found is not None and found.lifecycle_stage == "deleted":
                     raise GoneError(
@@ -195,7 +197,7 @@ class Store:
                 if found is not None:
                     return str(found.experiment_id)
             try:
-                with _translated():
+                with translated():
                     root = self._artifact_root.as_uri() if self._artifact_root is not None else None
                     return str(self.client.create_experiment(name, artifact_location=root))
             except RefusedError:  # Another run may have made it just now.
@@ -208,7 +210,7 @@ class Store:
 
         An answer that got lost after the server had made the run is made good here: it is found by its tag.
         """
-        with _translated():
+        with translated():
             found = self.client.search_runs([experiment_id], f"tags.`{RUN_ID_TAG}` = '{run_id}'", max_results=1)
             if found:
                 return str(found[0].info.run_id)
@@ -232,7 +234,7 @@ class Store:
         """
         from mlflow.entities import Param
 
-        with _translated():
+        with translated():
             run = self.client.get_run(mlflow_run_id)
             if run.info.lifecycle_stage == "deleted":
                 raise GoneError(f"the MLflow run {mlflow_run_id} was deleted")
@@ -264,7 +266,7 @@ class Store:
         if not points and not tags:
             return {}
         try:
-            with _translated():
+            with translated():
                 self.client.log_batch(
                     mlflow_run_id,
                     metrics=[Metric(point.key, point.value, point.t, point.step) for point in points],
@@ -310,24 +312,24 @@ class Store:
             )
             for use in datasets
         ]
-        with _translated():
+        with translated():
             self.client.log_inputs(mlflow_run_id, inputs)
 
     def upload(self, mlflow_run_id: str, file: Path, path: str) -> None:
         """Send a file to `path` among the run's artifacts."""
         if _UNSAFE_IN_ADDRESS & set(path):
             raise RefusedError("a name with one of # ? % \\ would end up elsewhere; rename the file")
-        with _translated():
+        with translated():
             self.client.log_artifact(mlflow_run_id, str(file), path.rpartition("/")[0] or None)
 
     def set_status(self, mlflow_run_id: str, status: str, end_ms: int) -> None:
         """End the run with a status."""
-        with _translated():
+        with translated():
             self.client.set_terminated(mlflow_run_id, status, end_ms)
 
     def open_model(self, experiment_id: str, mlflow_run_id: str) -> str:
         """Begin a logged model of the run; one begun before and never finished is taken up again."""
-        with _translated():
+        with translated():
             begun = self.client.search_logged_models(
                 [experiment_id], filter_string=f"source_run_id = '{mlflow_run_id}' AND name = '{MODEL_NAME}'"
             )
@@ -346,7 +348,7 @@ class Store:
         import yaml
         from mlflow.entities import LoggedModelOutput
 
-        with _translated():
+        with translated():
             description = folder / "MLmodel"
             content: dict[str, Any] = yaml.safe_load(description.read_text(encoding="utf-8"))
             content |= {"model_id": model_id, "run_id": mlflow_run_id}
