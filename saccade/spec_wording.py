@@ -1,6 +1,7 @@
 """What is wrong with a setting, in words: what it may be, what was given, what was perhaps meant.
 
-Everything is derived from the JSON Schema of `SpecFile`, so a new field or range needs no line here.
+Everything is derived from the JSON Schema of `SpecFile`, so a new field or range needs no line here. What is wrong with
+the value of a field is said for other models too, such as that of sweeps.
 """
 
 import difflib
@@ -9,10 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 from saccade.spec import SpecFile
 from saccade.yaml_marks import Node, scalar_value, shorten, to_yaml
 
-__all__ = ["is_section", "settings", "unknown_key", "unknown_path", "wrong_value"]
+__all__ = ["is_section", "schemas_of", "settings", "unknown_key", "unknown_path", "wrong_value"]
 
 Schema = Mapping[str, Any]
 
@@ -29,10 +32,15 @@ _OTHER_NAMES = {"lr": "pretrain.learning_rate", "wd": "pretrain.weight_decay", "
 _MOST_SUGGESTIONS, _LONG = 3, 60
 
 
-@functools.cache
 def settings() -> Mapping[str, Schema]:
+    """`schemas_of` a spec file."""
+    return schemas_of(SpecFile)
+
+
+@functools.cache
+def schemas_of(model: type[BaseModel]) -> Mapping[str, Schema]:
     """JSON Schema of each setting and section by its dotted path, in the order of the fields; "" is the whole file."""
-    whole = SpecFile.model_json_schema()
+    whole = model.model_json_schema()
     found: dict[str, Schema] = {"": whole}
 
     def walk(section: Schema, prefix: str) -> None:
@@ -113,15 +121,16 @@ def _flags(path: str, schema: Schema) -> list[str]:
     return re.findall(r"\(`(\w+)`\)", schema.get("description", "")) + other
 
 
-def wrong_value(path: str, node: Node, index: int | None = None) -> str:
+def wrong_value(path: str, node: Node, index: int | None = None, model: type[BaseModel] = SpecFile) -> str:
     """The message for a value that the setting or section at `path` cannot take.
 
     Args:
         index: Position in the list when only one entry of it is wrong; `node` is that entry then.
+        model: What the path is one of.
     """
-    schema = settings()[path]
-    if is_section(path):
-        return _wrong_section(path, node)
+    schema = schemas_of(model)[path]
+    if "properties" in schema:
+        return _wrong_section(schema, node)
     nullable = any(option.get("type") == "null" for option in schema.get("anyOf", ()))
     schema = {**schema, **schema["anyOf"][0]} if nullable else schema
     entry = "" if index is None else f"entry {index + 1} "
@@ -133,8 +142,8 @@ def wrong_value(path: str, node: Node, index: int | None = None) -> str:
     return f"{entry}must be {_allowed(schema, nullable)}; got {_given(node)}" + (f"; {hint}" if hint else "")
 
 
-def _wrong_section(path: str, node: Node) -> str:
-    example = next(iter(settings()[path]["properties"]))
+def _wrong_section(schema: Schema, node: Node) -> str:
+    example = next(iter(schema["properties"]))
     if node.value is None:
         return f"has no settings; indent them below it, such as '{example}: ...', or remove it"
     return f"must be a section with settings indented below it, such as '{example}: ...'; got {_given(node)}"
