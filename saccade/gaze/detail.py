@@ -75,10 +75,21 @@ def gabor_kernels() -> Maps:
 
 @lru_cache(maxsize=8)
 def _gabor_spectra(rows: int, columns: int) -> list[Maps]:
-    """Spectra of the kernels on a plane of `rows` x `columns`, in OpenCV's packed form."""
+    """Spectra of the kernels on a plane of `rows` x `columns`, to be multiplied with one in OpenCV's packed form.
+
+    Kernels that are even and centred at the origin have real spectra: each number stands at the place of the real part
+    and at that of the imaginary part.
+    """
     planes = np.zeros((4, rows, columns), np.float32)
     planes[:, : 2 * GABOR_RADIUS_PX + 1, : 2 * GABOR_RADIUS_PX + 1] = gabor_kernels()
-    return [np.asarray(cv2.dft(plane), np.float32) for plane in planes]
+    planes = np.roll(planes, (-GABOR_RADIUS_PX, -GABOR_RADIUS_PX), axis=(1, 2))
+    spectra = [np.asarray(cv2.dft(plane), np.float32) for plane in planes]
+    for spectrum in spectra:
+        spectrum[:, 2::2] = spectrum[:, 1:-1:2]
+        # The first column, and the last of an even number, are packed along themselves.
+        for column in {0, columns - 1 + columns % 2} - {columns}:
+            spectrum[2::2, column] = spectrum[1:-1:2, column]
+    return spectra
 
 
 def _gabor_maps(grey: Maps) -> Iterator[Maps]:
@@ -88,26 +99,27 @@ def _gabor_maps(grey: Maps) -> Iterator[Maps]:
     that convolution, which products of spectra give, is the correlation that is meant.
     """
     height, width = grey.shape
-    border = 2 * GABOR_RADIUS_PX
-    rows, columns = cv2.getOptimalDFTSize(height + border), cv2.getOptimalDFTSize(width + border)
-    before, below, right = GABOR_RADIUS_PX, rows - height - GABOR_RADIUS_PX, columns - width - GABOR_RADIUS_PX
-    spectrum = cv2.dft(cv2.copyMakeBorder(grey, before, below, before, right, cv2.BORDER_REFLECT_101))
+    border = GABOR_RADIUS_PX
+    rows, columns = cv2.getOptimalDFTSize(height + 2 * border), cv2.getOptimalDFTSize(width + 2 * border)
+    below, right = rows - height - border, columns - width - border
+    spectrum = cv2.dft(cv2.copyMakeBorder(grey, border, below, border, right, cv2.BORDER_REFLECT_101))
     back = cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_REAL_OUTPUT
     for kernel in _gabor_spectra(rows, columns):
-        plane = cv2.dft(cv2.mulSpectrums(spectrum, kernel, 0), flags=back)
+        plane = cv2.dft(spectrum * kernel, flags=back)
         filtered = np.rint(plane[border : border + height, border : border + width])
         yield np.clip(filtered, 0, 255, out=filtered)
 
 
 def detail_maps(frame: Image) -> Maps:
     """Detail maps `[8, h, w]` of a scaled RGB frame `[h, w, 3]`."""
-    colours = frame.astype(np.float32) / np.float32(255)
-    grey = np.asarray(cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY), np.float32)
+    grey = np.asarray(cv2.cvtColor(frame.astype(np.float32), cv2.COLOR_RGB2GRAY), np.float32)
+    grey *= np.float32(1 / 255)
     maps = np.empty((MAPS, *grey.shape), np.float32)
     # One after the other, for each to be in the processor's cache when its gradient is taken.
-    for detail, feature in zip(maps, chain(cv2.split(colours), [grey], _gabor_maps(grey)), strict=True):
-        across = cv2.Sobel(feature, cv2.CV_32F, 1, 0, ksize=SOBEL_PX)
-        down = cv2.Sobel(feature, cv2.CV_32F, 0, 1, ksize=SOBEL_PX)
+    for number, feature in enumerate(chain(cv2.split(frame), [grey], _gabor_maps(grey))):
+        scale = 1 / 255 if number < 3 else 1.0  # bytes to [0, 1]
+        across = cv2.Sobel(feature, cv2.CV_32F, 1, 0, ksize=SOBEL_PX, scale=scale)
+        down = cv2.Sobel(feature, cv2.CV_32F, 0, 1, ksize=SOBEL_PX, scale=scale)
         # cv2.magnitude rounds as its arguments happen to lie in memory, and a gaze makes much of small differences.
-        np.sqrt(np.square(across, out=across) + np.square(down, out=down), out=detail)
+        np.sqrt(np.add(np.square(across, out=across), np.square(down, out=down), out=down), out=maps[number])
     return maps

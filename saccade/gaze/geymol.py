@@ -92,7 +92,7 @@ class Field:
         self._maps, self._half = maps, window_half(self._height, self._width)
         flat = maps.reshape(MAPS, -1)
         highest = flat.argmax(1)
-        self._peaks: Maps = flat.max(1)
+        self._peaks: Maps = flat[np.arange(MAPS), highest]
         self._peak_rows, self._peak_columns = np.divmod(highest, self._width)
         self._whole: Maps | None = None
         self._known: dict[tuple[int, int], tuple[float, float]] = {}
@@ -170,11 +170,12 @@ class Gaze:
         """Begin on scaled frames of `height` x `width` px, of which there are `fps` a second."""
         (self._row, self._column), (self._row_speed, self._column_speed) = start(rng, height, width).tolist()
         self._inhibition = np.zeros((height, width), np.float32)
+        self._free = 1 - self._inhibition
         self._period, self._frames = inhibition_period(fps), 0
 
     def look(self, maps: Maps) -> tuple[float, float]:
         """Go on through a frame, given as its detail maps, and say at which row and column the gaze is then."""
-        field = Field(maps * (1 - self._inhibition))
+        field = Field(maps * self._free)
         for _ in range(STEPS):
             # The pull half-way stands for the pull all along, which makes the error of a step one of third order.
             half = STEP_FRAMES / 2
@@ -190,6 +191,7 @@ class Gaze:
         self._frames += 1
         if self._frames % self._period == 0:
             self._inhibition = inhibited(self._inhibition, self._row, self._column)
+            self._free = 1 - self._inhibition
         return self._row, self._column
 
 
