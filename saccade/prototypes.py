@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from saccade.errors import SpecError
 
-__all__ = ["Prototypes", "cluster_density", "fit_prototypes"]
+__all__ = ["Prototypes", "cluster_density", "fit_prototypes", "kmeans_on_gpu"]
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -122,8 +122,13 @@ def fit_prototypes(
     )
 
 
+def kmeans_on_gpu() -> bool:
+    """Whether faiss-gpu is installed and sees a GPU."""
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+
+
 def _flat_index(dim: int) -> faiss.Index:
-    """An exact L2 index, on the GPU when faiss-gpu is installed and sees one."""
-    if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus():
+    """An exact L2 index, on the GPU if it can."""
+    if kmeans_on_gpu():
         return faiss.GpuIndexFlatL2(faiss.StandardGpuResources(), dim)
     return faiss.IndexFlatL2(dim)

@@ -1,7 +1,6 @@
 """An analysis as text for people: short tables, every number with its unit."""
 
-from collections.abc import Sequence
-
+from saccade.amounts import bytes_text, columns, duration
 from saccade.analysis.costs import Analysis
 
 __all__ = ["as_text"]
@@ -25,41 +24,41 @@ def _levels(analysis: Analysis) -> list[str]:
             _size(cost.output),
             _millions(cost.parameters),
             _flop(cost.forward_flop),
-            _bytes(cost.stored_bytes),
+            bytes_text(cost.stored_bytes),
         )
         for cost in levels
     ]
     flop, stored = sum(cost.forward_flop for cost in levels), sum(cost.stored_bytes for cost in levels)
-    rows.append(("whole", "", _millions(analysis.parameters), _flop(flop), _bytes(stored)))
-    return _table([("encoder", "output per clip", "parameters", "forward per clip", "stored per step"), *rows])
+    rows.append(("whole", "", _millions(analysis.parameters), _flop(flop), bytes_text(stored)))
+    return columns([("encoder", "output per clip", "parameters", "forward per clip", "stored per step"), *rows])
 
 
 def _step(analysis: Analysis) -> list[str]:
     rows = [(part.name, _flop(part.forward_flop), _flop(part.backward_flop)) for part in analysis.parts]
     forward = sum(part.forward_flop for part in analysis.parts)
     rows.append(("whole", _flop(forward), _flop(analysis.step_flop - forward)))
-    return _table([("training step", "forward", "backward"), *rows])
+    return columns([("training step", "forward", "backward"), *rows])
 
 
 def _memory(analysis: Analysis) -> list[str]:
     memory = analysis.memory
     rows = [
         ("memory of a step", ""),
-        ("weights, gradients, optimiser", _bytes(memory.networks)),
-        ("memory bank, prototypes", _bytes(memory.bank)),
-        ("clips, masks", _bytes(memory.batch)),
-        ("stored for backward", _bytes(memory.stored)),
-        ("peak", _bytes(memory.peak)),
+        ("weights, gradients, optimiser", bytes_text(memory.networks)),
+        ("memory bank, prototypes", bytes_text(memory.bank)),
+        ("clips, masks", bytes_text(memory.batch)),
+        ("stored for backward", bytes_text(memory.stored)),
+        ("peak", bytes_text(memory.peak)),
     ]
-    return _table(rows)
+    return columns(rows)
 
 
 def _time(analysis: Analysis) -> list[str]:
     timing = analysis.timing
     lines = [
         f"rate      {_flop(timing.flop_per_sec)}/s ({timing.source})",
-        f"step      {_duration(timing.step_sec)} for {_flop(analysis.step_flop)}, of which the encoder "
-        f"{_duration(timing.encoder_sec)}",
+        f"step      {duration(timing.step_sec)} for {_flop(analysis.step_flop)}, of which the encoder "
+        f"{duration(timing.encoder_sec)}",
     ]
     if timing.training_sec is None:
         return [
@@ -69,19 +68,9 @@ def _time(analysis: Analysis) -> list[str]:
         ]
     return [
         *lines,
-        f"training  {_duration(timing.training_sec)}: {timing.steps} steps, {analysis.videos} videos "
+        f"training  {duration(timing.training_sec)}: {timing.steps} steps, {analysis.videos} videos "
         f"({analysis.videos_source}); loading of clips, clustering and evaluation not counted",
     ]
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines with the first column to the left and the others to the right."""
-    first, *others = ([len(cell) for cell in column] for column in zip(*rows, strict=True))
-    lines = []
-    for name, *cells in rows:
-        numbers = [cell.rjust(max(lengths)) for cell, lengths in zip(cells, others, strict=True)]
-        lines.append("  ".join([name.ljust(max(first)), *numbers]).rstrip())
-    return lines
 
 
 def _size(lengths: tuple[int, ...]) -> str:
@@ -96,14 +85,3 @@ def _flop(count: float) -> str:
     if count >= 1e12:
         return f"{count / 1e12:.2f} TFLOP"
     return f"{count / 1e9:.1f} GFLOP" if count >= 1e9 else f"{count / 1e6:.1f} MFLOP"
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"

@@ -9,7 +9,7 @@ import torch
 
 from saccade.errors import SpecError
 
-__all__ = ["Machine", "pick_machine"]
+__all__ = ["Machine", "has_bf16_units", "pick_machine"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ def pick_machine(device: str = "auto", precision: str = "auto", threads: int | N
     faiss.omp_set_num_threads(count)
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     if precision == "auto":
-        precision = "bf16" if _has_bf16_units(chosen) else "fp32"
+        precision = "bf16" if has_bf16_units(chosen) else "fp32"
     return Machine(chosen, precision)
 
 
-def _has_bf16_units(device: torch.device) -> bool:
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether a device computes in bf16, and does not only imitate it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()

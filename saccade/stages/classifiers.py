@@ -30,7 +30,7 @@ from saccade.schedules import step_rate
 from saccade.spec import ClassifierSpec, Spec
 from saccade.stages.run import EVALUATION, Run, check_digest
 
-__all__ = ["Task", "plan_classifiers", "run_classifiers"]
+__all__ = ["Task", "plan_classifiers", "prepare_classifier", "run_classifiers"]
 
 WORDS = {"linear_probe": "Linear probe", "finetune": "Fine-tuning"}
 
@@ -171,7 +171,7 @@ def run_classifiers(run: Run, tasks: Sequence[Task], saved: Mapping[str, Any] | 
 def _classify(run: Run, task: Task, progress: _Progress) -> dict[str, float]:
     """Train and test one classifier, write down how it did; returns its scores by the protocol's metric."""
     seed = derive_seed(run.spec.seed, task.protocol, task.split)
-    classifier, source = _prepare(run, task, task.settings, seed)
+    classifier, source = prepare_classifier(run, task, task.settings, seed)
     if progress.stage == task.stage:
         classifier.load_state_dict(progress.classifier)
 
@@ -206,8 +206,8 @@ def _classify(run: Run, task: Task, progress: _Progress) -> dict[str, float]:
     return scores
 
 
-def _prepare(run: Run, task: Task, settings: ClassifierSpec, seed: int) -> tuple[Classifier, Source]:
-    """The classifier before its first step."""
+def prepare_classifier(run: Run, task: Task, settings: ClassifierSpec, seed: int) -> tuple[Classifier, Source]:
+    """The classifier before its first step, and where its features come from."""
     probe, fine = run.spec.evaluation.linear_probe, run.spec.evaluation.finetune
     clips = Clips(
         train=task.data.train,
