@@ -174,8 +174,14 @@ def build_timetable(spec: Spec, num_videos: int) -> PretrainTimetable:
             epoch, epochs=epochs, warmup_epoch=prototypes.warmup_epoch, every_epochs=prototypes.every_epochs
         )
 
+    every = spec.evaluation.retrieval.validate_every_epochs
+
+    def validates(epoch: int) -> bool:
+        return every is not None and epoch % every == 0 and epoch < epochs
+
     def saves(epoch: int) -> bool:
-        return epoch % spec.checkpoint.every_epochs == 0 or keeps(spec, epoch)
+        # Before a validation too, whose best becomes a checkpoint.
+        return epoch % spec.checkpoint.every_epochs == 0 or keeps(spec, epoch) or validates(epoch)
 
     return PretrainTimetable(
         epochs=epochs,
@@ -183,6 +189,7 @@ def build_timetable(spec: Spec, num_videos: int) -> PretrainTimetable:
         rate=rate,
         projection_lr_ratio=settings.projection_lr_ratio,
         clusters_after=clusters,
+        validates_after=validates,
         log_every_steps=spec.tracking.log_every_steps,
         saves_after_epoch=saves,
         save_every_steps=spec.checkpoint.every_steps,

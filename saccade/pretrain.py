@@ -48,10 +48,16 @@ class PretrainTimetable(Timetable):
     projection_lr_ratio: float
     clusters_after: Callable[[int], bool]
     """Whether an epoch is followed by a clustering."""
+    validates_after: Callable[[int], bool]
+    """Whether an epoch is followed by a validation, the last one's being no part of the training."""
 
     def clusters_before(self, step: int) -> bool:
         """Whether this step is the first after a clustering."""
         return self.begins_later_epoch(step) and self.clusters_after(self.epoch(step - 1))
+
+    def validates_before(self, step: int) -> bool:
+        """Whether this step is the first after a validation."""
+        return self.begins_later_epoch(step) and self.validates_after(self.epoch(step - 1))
 
 
 def pretrain(
@@ -62,6 +68,7 @@ def pretrain(
     *,
     machine: Machine,
     cluster: Callable[[int], Sequence[Prototypes]],
+    validate: Callable[[], None],
     save: Callable[[int], None],
     journal: Journal,
     stop: StopRequest,
@@ -71,6 +78,7 @@ def pretrain(
     Args:
         batches: Samples of each remaining step.
         cluster: Makes and records the prototypes after an epoch.
+        validate: Scores the encoder between two epochs, changing nothing that is trained.
         save: Writes a checkpoint after an epoch, or within it.
         journal: Where metrics go.
         stop: Says when to leave early; the step that is under way is finished and saved.
@@ -80,6 +88,9 @@ def pretrain(
     with progress(desc="pre-training", unit="step", total=timetable.steps, initial=learner.step) as bar:
         for samples in clock.waiting(batches):
             step = learner.step + 1
+            if timetable.validates_before(step):
+                validate()
+                learner.train()
             if timetable.clusters_before(step):
                 learner.set_prototypes(cluster(timetable.epoch(learner.step)))
                 learner.train()

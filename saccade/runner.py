@@ -18,9 +18,9 @@ from saccade.report import write_report
 from saccade.run_dir import RunDir
 from saccade.spec_reader import read_spec
 from saccade.stages.classifiers import plan_classifiers, run_classifiers
-from saccade.stages.pretraining import draw_training_clips, export_encoder, run_pretraining
+from saccade.stages.pretraining import draw_training_clips, export_encoder, run_last_validation, run_pretraining
 from saccade.stages.retrieval import run_baselines, run_retrieval
-from saccade.stages.run import LAST, Run, Saved, check_digest, load_saved
+from saccade.stages.run import LAST, Best, Run, Saved, check_digest, load_saved
 from saccade.tracking.shipping_state import attempted_offset
 
 __all__ = ["execute", "main"]
@@ -28,8 +28,9 @@ __all__ = ["execute", "main"]
 
 def execute(run: Run, saved: Saved) -> None:
     """All stages in order, from where an earlier attempt has left the run, or from the start."""
-    if run.spec.evaluation.retrieval.enabled:
-        check_gallery(run.spec.evaluation.retrieval.topk, run.data.train)
+    retrieval = run.spec.evaluation.retrieval
+    if retrieval.enabled or retrieval.validate_every_epochs is not None:
+        check_gallery(retrieval.topk, run.data.train)
     classifiers = plan_classifiers(run)
     run.journal.tags(
         {
@@ -47,6 +48,8 @@ def execute(run: Run, saved: Saved) -> None:
     if saved.pretraining is not None:
         check_digest(run.folder / LAST, saved.pretraining["dataset"], run.data)
         run.learner.load_state_dict(saved.pretraining["learner"])
+        if "best" in saved.pretraining:  # not in one from before there were validations
+            run.best = Best(**saved.pretraining["best"])
     elif saved.evaluation is None:
         run.begin("baselines")
         run_baselines(run)
@@ -58,6 +61,7 @@ def execute(run: Run, saved: Saved) -> None:
     export_encoder(run)
     if saved.evaluation is None:
         run.begin("evaluate")
+        run_last_validation(run)
         run_retrieval(run)
     run_classifiers(run, classifiers, saved.evaluation)
     run.begin("report")

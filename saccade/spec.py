@@ -203,6 +203,9 @@ class RetrievalSpec(Section):
     """Videos encoded at a time. Method: 8."""
     baselines: bool = True
     """Also score the encoder before training and bare 4 x 4 pixels, on the same clips: what a score is worth."""
+    validate_every_epochs: Positive | None = None
+    """Epochs of pre-training between validations, each a retrieval of the held-out videos among the other training
+    videos; one more comes after the last epoch. The best is kept as checkpoints/best.pt. null: only after the last."""
 
 
 class ClassifierSpec(Section):

@@ -35,6 +35,7 @@ def impossible_combinations(spec: Spec) -> Iterator[tuple[str, str]]:
     topk = list(spec.evaluation.retrieval.topk)
     if topk != sorted(set(topk)):
         yield "evaluation.retrieval.topk", f"{topk} is not in ascending order without repeats; sort it"
+    yield from _impossible_validation(spec)
     for name, settings in (("linear_probe", spec.evaluation.linear_probe), ("finetune", spec.evaluation.finetune)):
         if settings.enabled:
             yield from _impossible_classifier(f"evaluation.{name}", settings)
@@ -54,6 +55,19 @@ def _impossible_encoder(spec: Spec) -> Iterator[tuple[str, str]]:
         yield "clip.frames", f"{spec.clip.frames} are too few for s3d, which halves them three times; use at least 5"
     if name == "s3d" and spec.clip.size < 17:
         yield "clip.size", f"{spec.clip.size} is too small for s3d, which halves it five times; use at least 17"
+
+
+def _impossible_validation(spec: Spec) -> Iterator[tuple[str, str]]:
+    settings = spec.evaluation.retrieval
+    if settings.validate_every_epochs is None:
+        return
+    if not spec.data.validation:
+        yield (
+            "evaluation.retrieval.validate_every_epochs",
+            "there are no videos to validate on; hold some out with data.validation, or remove it",
+        )
+    if 1 not in settings.topk:
+        yield "evaluation.retrieval.topk", "has no 1, but validate_every_epochs chooses by top-1; add it"
 
 
 def _impossible_decay(section: str, decay_epochs: tuple[int, ...], epochs: int) -> Iterator[tuple[str, str]]:

@@ -469,8 +469,11 @@ class TestTimetable:
 class Loop:
     """`pretrain` on samples of one grey each, with a list of what it does."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, epochs: int = 3, log_every: int = 2) -> None:
-        spec = small_spec(f"pretrain.epochs={epochs}", f"tracking.log_every_steps={log_every}", "consistency.weight=0")
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str, epochs: int = 3, log_every: int = 2
+    ) -> None:
+        settings = [f"pretrain.epochs={epochs}", f"tracking.log_every_steps={log_every}", "consistency.weight=0"]
+        spec = small_spec(*settings, *overrides)
         self.learner = builders.build_learner(spec, 6, CPU)
         self.recipe, self.timetable = builders.build_recipe(spec), builders.build_timetable(spec, 6)
         assert self.timetable.steps_per_epoch == 2
@@ -495,6 +498,12 @@ class Loop:
         if self.stop_in == "cluster":
             raise Stopped("it was told to")
         return clusterings([epoch + 2], slots=12)
+
+    def validate(self) -> None:
+        self.done.append(("validate", self.learner.step))
+        self.learner.train(False)
+        if self.stop_in == "validate":
+            raise Stopped("it was told to")
 
     def save(self, epoch: int) -> None:
         self.done.append(("save", epoch))
@@ -525,6 +534,7 @@ class Loop:
                 batches,
                 machine=CPU,
                 cluster=self.cluster,
+                validate=self.validate,
                 save=self.save,
                 journal=journal,
                 stop=self.stop,
@@ -609,6 +619,26 @@ class TestLoop:
         loop.run()
         assert kinds(loop.done)[:2] == [("cluster", 1), ("step", 3)]
         assert kinds(loop.done)[-1] == ("save", 3)
+
+    def test_validations_come_between_epochs_of_saved_steps(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        every = [f"checkpoint.{name}=60" for name in ("every_epochs", "final_epochs", "keep_every_final_epochs")]
+        validation = ["data.validation=[x]", "evaluation.retrieval.validate_every_epochs=2"]
+        loop = Loop(tmp_path, monkeypatch, *every, *validation, epochs=4)
+        loop.stop_in = "validate"
+        with pytest.raises(Stopped):
+            loop.run()
+        first = [*[("step", 1), ("step", 2), ("cluster", 1)], *[("step", 3), ("step", 4), ("save", 2), ("validate", 4)]]
+        assert kinds(loop.done) == first
+        loop.done.clear()
+        loop.stop_in = None
+        loop.run()
+        # Again from that checkpoint. The one after the last epoch is not the loop's.
+        assert kinds(loop.done) == [
+            *[("validate", 4), ("cluster", 2), ("step", 5), ("step", 6)],
+            *[("cluster", 3), ("step", 7), ("step", 8), ("save", 4)],
+        ]
 
     def test_nothing_is_done_after_the_last_step(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         loop = Loop(tmp_path, monkeypatch)

@@ -100,6 +100,7 @@ OURS = {
     "encoder.weights": "",
     "evaluation.retrieval.enabled": True,
     "evaluation.retrieval.baselines": True,
+    "evaluation.retrieval.validate_every_epochs": None,
     "evaluation.linear_probe.enabled": False,
     "evaluation.linear_probe.splits": (),
     "evaluation.linear_probe.augment": False,

@@ -1,5 +1,7 @@
 """Pre-training with its clusterings, checkpoints and pictures, and the encoder as the file that others use."""
 
+from dataclasses import asdict
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,8 +16,9 @@ from saccade.models.export import save_encoder
 from saccade.pretrain import pretrain
 from saccade.prototypes import Prototypes
 from saccade.stages.run import LAST, Run
+from saccade.stages.validation import validate
 
-__all__ = ["draw_training_clips", "export_encoder", "run_pretraining"]
+__all__ = ["draw_training_clips", "export_encoder", "run_last_validation", "run_pretraining"]
 
 
 def run_pretraining(run: Run) -> None:
@@ -37,6 +40,7 @@ def run_pretraining(run: Run) -> None:
         make_loader(views, batches, run.spec.engine.workers),
         machine=run.machine,
         cluster=lambda epoch: _cluster(run, epoch),
+        validate=lambda: validate(run),
         save=lambda epoch: _save(run, epoch),
         journal=run.journal,
         stop=run.stop,
@@ -79,13 +83,32 @@ def _cluster(run: Run, epoch: int) -> tuple[Prototypes, ...]:
 
 def _save(run: Run, epoch: int) -> None:
     """Write the rolling checkpoint, and keep it where the spec says so."""
-    last = run.folder / LAST
-    state = {"learner": run.learner.state_dict(), "dataset": run.data.identity, "mark": run.journal.mark()}
-    save_checkpoint(last, {**state, "epoch": epoch})
+    _write_last(run, epoch)
     if run.timetable.ends_epoch(run.learner.step) and builders.keeps(run.spec, epoch):
         kept = f"checkpoints/epoch_{epoch:04d}.pt"
-        link_checkpoint(last, run.folder / kept)
+        link_checkpoint(run.folder / LAST, run.folder / kept)
         run.journal.artifact(kept)
+
+
+def _write_last(run: Run, epoch: int) -> None:
+    state = {
+        "learner": run.learner.state_dict(),
+        "dataset": run.data.identity,
+        "best": asdict(run.best),
+        "mark": run.journal.mark(),
+        "epoch": epoch,
+    }
+    save_checkpoint(run.folder / LAST, state)
+
+
+def run_last_validation(run: Run) -> None:
+    """Validate after the last epoch, if the spec validates within the training."""
+    if run.spec.evaluation.retrieval.validate_every_epochs is None:
+        return
+    validate(run)
+    if run.timetable.steps:
+        # So that a run which goes on with more epochs knows of it.
+        _write_last(run, run.timetable.epochs)
 
 
 def draw_training_clips(run: Run) -> None:

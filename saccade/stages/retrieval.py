@@ -19,7 +19,7 @@ from saccade.evaluation.retrieval import (
 from saccade.figures.pictures import draw_neighbours
 from saccade.stages.run import Run
 
-__all__ = ["run_baselines", "run_retrieval"]
+__all__ = ["current_encoder", "run_baselines", "run_retrieval", "score_retrieval"]
 
 Encode = Callable[[Tensor, Tensor | None], Tensor]
 """Features `[M, D]` of clips, and of masks that retrieval has none of."""
@@ -29,20 +29,20 @@ def run_baselines(run: Run) -> None:
     """What the score is worth: the random encoder, bare pixels, and the weights that the run takes now, if any."""
     wanted = run.spec.evaluation.retrieval.enabled and run.spec.evaluation.retrieval.baselines
     if wanted:
-        encoders = {"baseline/random_encoder": _encoder(run), "baseline/pixels": coarse_pixels}
-        _retrieval(run, run.data.test, encoders, desc="baselines")
+        encoders = {"baseline/random_encoder": current_encoder(run), "baseline/pixels": coarse_pixels}
+        score_retrieval(run, run.data.test, encoders, desc="baselines")
     run.take_weights()
     if wanted and run.weights is not None and run.spec.pretrain.epochs:
-        _retrieval(run, run.data.test, {"baseline/given_weights": _encoder(run)}, desc="given weights")
+        score_retrieval(run, run.data.test, {"baseline/given_weights": current_encoder(run)}, desc="given weights")
 
 
 def run_retrieval(run: Run) -> None:
     """Score the validation and the test videos, and draw what some of these find."""
     if not run.spec.evaluation.retrieval.enabled:
         return
-    if run.data.validation:
-        _retrieval(run, run.data.validation, {"val": _encoder(run)}, desc="validation")
-    (found,) = _retrieval(run, run.data.test, {"test": _encoder(run)}, desc="test")
+    if run.data.validation and run.spec.evaluation.retrieval.validate_every_epochs is None:
+        score_retrieval(run, run.data.validation, {"val": current_encoder(run)}, desc="validation")
+    (found,) = score_retrieval(run, run.data.test, {"test": current_encoder(run)}, desc="test")
     path = "figures/neighbours.png"
     draw_neighbours(
         run.folder / path,
@@ -55,11 +55,12 @@ def run_retrieval(run: Run) -> None:
     run.journal.artifact(path)
 
 
-def _encoder(run: Run) -> Encode:
+def current_encoder(run: Run) -> Encode:
+    """Features that retrieval compares, of the encoder as it stands."""
     return projected_encoder(run.learner.encoder, run.projection)
 
 
-def _retrieval(run: Run, part: tuple[Video, ...], encoders: Mapping[str, Encode], *, desc: str) -> list[Retrieval]:
+def score_retrieval(run: Run, part: tuple[Video, ...], encoders: Mapping[str, Encode], *, desc: str) -> list[Retrieval]:
     """Score retrieval of `part` among the training videos with each encoder, and log it by the encoder's name.
 
     All encoders see a clip when it is read, for reading takes longer than encoding.

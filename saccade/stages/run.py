@@ -24,10 +24,12 @@ from saccade.models.export import load_weights
 from saccade.models.heads import Projection
 from saccade.spec import Spec
 
-__all__ = ["EVALUATION", "LAST", "Run", "Saved", "check_digest", "load_saved"]
+__all__ = ["BEST", "EVALUATION", "LAST", "Best", "Run", "Saved", "check_digest", "load_saved"]
 
 LAST = "checkpoints/last.pt"
 """The rolling checkpoint of pre-training."""
+BEST = "checkpoints/best.pt"
+"""That of the best validation."""
 EVALUATION = "checkpoints/evaluation.pt"
 """The rolling checkpoint of what comes after it."""
 
@@ -35,6 +37,16 @@ _KEYS = {
     LAST: {"mark", "learner", "dataset"},
     EVALUATION: {"mark", "step", "datasets", "scores", "stage", "classifier"},
 }
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far."""
+
+    step: int
+    """Optimiser steps that were done; -1 before the first validation."""
+    score: float
+    """Top-1 of the retrieval, in [0, 1]."""
 
 
 class Run:
@@ -55,6 +67,7 @@ class Run:
         self.learner = builders.build_learner(spec, len(self.data.train), self.machine)
         self.weights = read_record(folder) if spec.encoder.weights else None
         """What is known of the weights that the run starts from; None: random ones."""
+        self.best = Best(step=-1, score=-1.0)
 
     def take_weights(self) -> None:
         """Put the weights that the run starts from in place of the random ones."""
