@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from saccade.datasets.layout import FRAMES_FOLDER, SPLIT_FOLDER
 from saccade.datasets.marker import read_marker
+from saccade.datasets.parallel import in_processes
 from saccade.datasets.scanpaths import compute_scanpaths
 from saccade.datasets.toy_motion import MOTIONS, draw_trajectory
 from saccade.datasets.toy_scene import Scene, draw_scene, paint
@@ -165,14 +165,11 @@ def _write_all(plans: list[_Plan], folder: Path, parameters: _Parameters, worker
     for name in (FRAMES_FOLDER, SPLIT_FOLDER):
         (folder / name).mkdir(parents=True)
     (folder / _MARKER).write_text(json.dumps(asdict(parameters), indent=2) + "\n", encoding="utf-8")
-    by_scene = sorted(plans, key=lambda plan: plan.scene)  # so that each is drawn once
-    pool = ThreadPoolExecutor(workers)
-    try:
-        work = pool.map(lambda plan: _write_video(plan, folder, parameters), by_scene)
-        for _ in progress(work, desc="toy videos", unit="video", total=len(plans)):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
+    work = in_processes(
+        partial(_write_video, folder=folder, parameters=parameters), plans, workers=workers, doing="drawing videos"
+    )
+    for _ in progress(work, desc="toy videos", unit="video", total=len(plans)):
+        pass
     _write_split(folder, plans)
     compute_scanpaths(
         folder,
@@ -211,7 +208,7 @@ def write_toy(
         height: Of the frames, px.
         width: Of the frames, px.
         grid_num: Cells along each side of the grid of the scanpath rows.
-        workers: Threads; None: one per core.
+        workers: Processes; None: one per core.
 
     Raises:
         DataError: The folder holds something else, or a parameter is out of range.
