@@ -13,11 +13,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from saccade.console import Console, LogTail
 from saccade.engine.stop import SUPERVISED_VARIABLE
 from saccade.errors import RunError
 from saccade.journal import last_attempt
@@ -29,78 +30,34 @@ from saccade.tracking.model import ModelPackager
 from saccade.tracking.shipment import Shipment
 from saccade.tracking.shipper import PATIENCE_SEC, Shipper
 from saccade.tracking.shipping_state import Outcome, ShippingState
-from saccade.tracking.store import DeniedError, GoneError, RefusedError
+from saccade.tracking.store import PARENT_TAG, DeniedError, GoneError, RefusedError
 
 __all__ = ["runs_option", "supervise"]
 
 STOPPED, MISTAKE = 143, 2
-_CONNECT_SEC = 10.0
+_CONNECT_SEC, _STOP_POLL_SEC = 10.0, 0.5
 _TAIL_BYTES, _TAIL_LINES, _TAIL_CHARS = 65536, 40, 4000
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-class Console:
-    """Standard error, shared by the trainer's output and the supervisor's own lines; gone terminals do no harm."""
-
-    def __init__(self, descriptor: int = 2) -> None:
-        self._descriptor = descriptor
-        self._lock = threading.RLock()  # A signal's handler writes too, in the middle of whatever
-        self._line_open = False
-        self.columns = 0
-        """Width of the terminal; 0 when it is none."""
-        with suppress(OSError):
-            self.columns = os.get_terminal_size(descriptor).columns
-
-    def copy(self, data: bytes) -> None:
-        """Write bytes as they are."""
-        with self._lock, suppress(OSError):
-            self._line_open = not data.endswith((b"\n", b"\r"))
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-
-    def say(self, text: str) -> None:
-        """Write a line of our own, below a progress bar that stands unfinished."""
-        line_feed = "\n" if self._line_open else ""
-        self.copy(f"{line_feed}{text}\n".encode())
-
-
-class LogTail(threading.Thread):
-    """Copies what is appended to a file to the console, until told that no more will come."""
-
-    def __init__(self, path: Path, offset: int, console: Console) -> None:
-        super().__init__(name="log-tail", daemon=True)
-        self._path, self._offset, self._console = path, offset, console
-        self._done = threading.Event()
-
-    def run(self) -> None:
-        """Copy."""
-        with open(self._path, "rb") as file:
-            file.seek(self._offset)
-            while True:
-                last = self._done.is_set()  # Before reading: what was written before `finish` is still copied.
-                while data := file.read(65536):
-                    self._console.copy(data)
-                if last:
-                    return
-                self._done.wait(0.1)
-
-    def finish(self) -> None:
-        """Copy what is there and end."""
-        self._done.set()
-        self.join()
-
-
 class Signals:
-    """What the user asks of the supervisor: the first signal stops the trainer, a second Ctrl-C kills it."""
+    """What is asked of the supervisor: the first signal stops the trainer, a second Ctrl-C kills it.
+
+    Args:
+        say: Takes a line for the user.
+        stop: Polled while the trainer runs: the reason to stop it, or None.
+    """
 
     _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, say: Callable[[str], None], stop: Callable[[], str | None] | None = None) -> None:
+        self._say, self._stop = say, stop
         self._trainer: subprocess.Popen[bytes] | None = None
         self._trained = False
         self.first: int | None = None
         """The first signal, None without one."""
+        self.reason: str | None = None
+        """What `stop` said."""
         self.after_end = threading.Event()
         """A signal came when no trainer was running any more."""
 
@@ -122,6 +79,13 @@ class Signals:
         self._trainer = trainer
         if self.first is not None:  # It came while the trainer was being started.
             trainer.terminate()
+        while self._stop is not None and trainer.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                trainer.wait(_STOP_POLL_SEC)
+            if self.reason is None and self.first is None:
+                self.reason = self._stop()
+                if self.reason is not None:
+                    trainer.terminate()
         code = trainer.wait()
         self._trainer, self._trained = None, True
         return code
@@ -148,6 +112,10 @@ def supervise(
     command: Sequence[str] | None = None,
     patience_sec: float = PATIENCE_SEC,
     interrupted: threading.Event | None = None,
+    tags: Mapping[str, str] | None = None,
+    parent_run_id: str | None = None,
+    stop: Callable[[], str | None] | None = None,
+    quiet: bool = False,
 ) -> int:
     """Train a run from its folder and track it.
 
@@ -159,21 +127,27 @@ def supervise(
         command: The trainer, for tests; its last argument will be the run's folder.
         patience_sec: How long to try to send the rest afterwards without anything getting through.
         interrupted: Is set when a signal came, also where the run has finished all the same.
+        tags: More tags for the MLflow run; those of an earlier attempt stay.
+        parent_run_id: MLflow run below which the MLflow UI shows this one.
+        stop: Asked about twice a second, while the trainer runs, for the reason to stop it; None: go on. A run that is
+            stopped so ends as KILLED, with the reason as its tag saccade.ended.
+        quiet: Nothing on the terminal: what would be said goes to the run's supervisor.log.
 
     Returns:
         The exit code: 0 finished, 2 a user's mistake in the trainer, 129 / 130 / 143 stopped by SIGHUP / Ctrl-C /
-        SIGTERM, 1 failed otherwise. Tracking that is away changes none of them.
+        SIGTERM (143 by `stop` too), 1 failed otherwise. Tracking that is away changes none of them.
 
     Raises:
         RunError: It cannot be started, or not be tracked as asked for.
     """
-    console = Console()
+    console = Console(run.path / "supervisor.log" if quiet else None)
     with run.lock_supervisor():
         if run.trainer_lives():
             raise RunError(f"run {run.id}: its trainer from before is still saving and stopping; try again in a moment")
         state, uri = _state(run, resume, tracking_uri, experiment, console)
+        state.tags |= {**(tags or {}), **({PARENT_TAG: parent_run_id} if parent_run_id else {})}
         shipment = Shipment(run, state, uri, console.say, attempt=last_attempt(run.journal) + 1)
-        shipper, signals = Shipper(shipment, console.say), Signals(console.say)
+        shipper, signals = Shipper(shipment, console.say), Signals(console.say, stop)
         console.say(f"saccade: run {run.id} in {_short(run.path)}")
         with signals.handled():
             shipper.start()
@@ -185,7 +159,7 @@ def supervise(
                 try:
                     code, tail = _train(run, command, console, signals)
                     asked = signals.first
-                    shipper.end(_outcome(code, asked, tail))
+                    shipper.end(_outcome(code, asked, signals.reason, tail))
                     if code == 0:
                         _package(packager, console, signals)
                 finally:
@@ -259,12 +233,17 @@ def _train(run: RunDir, command: Sequence[str] | None, console: Console, signals
         )
     tail = LogTail(run.log, offset, console)
     tail.start()
-    code = signals.wait(trainer)
-    with suppress(OSError):
-        os.killpg(trainer.pid, signal.SIGKILL)  # Data workers that a killed trainer left behind
-    assert trainer.stdin is not None
-    trainer.stdin.close()
-    tail.finish()
+    try:
+        code = signals.wait(trainer)
+    finally:
+        if trainer.poll() is None:  # `stop` has raised.
+            trainer.terminate()
+            trainer.wait()
+        with suppress(OSError):
+            os.killpg(trainer.pid, signal.SIGKILL)  # Data workers that a killed trainer left behind
+        assert trainer.stdin is not None
+        trainer.stdin.close()
+        tail.finish()
     return code, _last_lines(run.log, offset)
 
 
@@ -294,11 +273,13 @@ def _package(packager: ModelPackager, console: Console, signals: Signals) -> Non
         console.say(f"saccade: the MLflow model could not be made: {trouble}; encoder/ holds the encoder")
 
 
-def _outcome(code: int, asked: int | None, tail: str) -> Outcome:
-    """The status of a run from its trainer's code (negative: the signal that killed it) and what the user asked for."""
+def _outcome(code: int, asked: int | None, reason: str | None, tail: str) -> Outcome:
+    """The status of a run from its trainer's code (negative: the signal that killed it) and what it was asked for."""
     now = time.time_ns() // 1_000_000
     if code == 0:
         return Outcome(status="FINISHED", end_ms=now, tags={})
+    if asked is None and reason is not None and code in (STOPPED, -signal.SIGTERM):
+        return Outcome(status="KILLED", end_ms=now, tags={"saccade.ended": reason})
     if asked is not None or code in (STOPPED, -signal.SIGTERM):
         by = signal.Signals(asked if asked is not None else signal.SIGTERM).name
         return Outcome(status="KILLED", end_ms=now, tags={"saccade.ended": f"stopped by {by}"})

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,72 @@ def test_a_trainer_that_was_sent_sigterm_itself(run: RunDir) -> None:
         supervise(run, resume=False, tracking_uri=None, experiment="tests", command=[sys.executable, "-c", code]) == 143
     )
     assert tracked(run).info.status == "KILLED"
+
+
+def test_a_reason_to_stop_from_outside(run: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
+    asked: list[float] = []
+
+    def stop() -> str | None:
+        asked.append(time.monotonic())
+        return "pruned after step 3" if lines(run) > 3 else None
+
+    assert train(run, ["train", 3], ["wait"], stop=stop) == 143
+    found = tracked(run)
+    assert found.info.status == "KILLED"
+    assert found.data.tags["saccade.ended"] == "pruned after step 3"
+    assert history(run, "pretrain/loss") == curve(3)
+    assert all(0.4 < later - before < 5 for before, later in pairwise(asked))
+    assert f"run {run.id} stopped; go on with" in capfd.readouterr().err
+    # One that has ended by itself has ended as it has, whatever is said meanwhile.
+    assert train(run, ["sleep", 1.5], resume=True, stop=lambda: "too late") == 0
+    assert tracked(run).info.status == "FINISHED"
+    assert "saccade.ended" not in tracked(run).data.tags
+
+
+def test_a_stop_that_fails_leaves_no_trainer(run: RunDir) -> None:
+    def stop() -> str | None:
+        if lines(run) > 3:
+            raise KeyError("storage")
+        return None
+
+    with pytest.raises(KeyError, match="storage"):
+        train(run, ["train", 3], ["wait"], stop=stop)
+    assert not run.trainer_lives()
+    assert json.loads(run.journal.read_text().splitlines()[-1]) | {"t": 0} == {
+        "t": 0,
+        "kind": "end",
+        "status": "stopped",
+    }
+
+
+def test_tags_from_outside_and_a_parent(root: Path, run: RunDir) -> None:
+    def tags() -> dict[str, str]:
+        state = ShippingState.load(run.path)
+        assert state is not None
+        found: dict[str, str] = Store(local_uri(root), root).client.get_run(state.mlflow_run_id).data.tags
+        return {key: found.get(key, "") for key in ("sweep", "trial", "mlflow.parentRunId")}
+
+    assert train(run, ["train", 3], tags={"sweep": "lr", "trial": "7"}, parent_run_id="0" * 32) == 0
+    assert tags() == {"sweep": "lr", "trial": "7", "mlflow.parentRunId": "0" * 32}
+    # They are the run's own from then on: also where its MLflow run is only made later.
+    state = ShippingState.load(run.path)
+    assert state is not None
+    ShippingState(folder=run.path, tracking_uri=state.tracking_uri, experiment="later", tags=state.tags).save()
+    assert sync_run(run) == ""
+    assert tags() == {"sweep": "lr", "trial": "7", "mlflow.parentRunId": "0" * 32}
+    assert train(run, ["train", 4], resume=True, tags={"trial": "8"}) == 0
+    assert tags() == {"sweep": "lr", "trial": "8", "mlflow.parentRunId": "0" * 32}
+
+
+def test_a_quiet_run_says_nothing_on_the_terminal(run: RunDir, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train(run, ["print", "half way"], ["train", 3], quiet=True) == 0
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+    assert run.log.read_text() == "half way\n"
+    said = (run.path / "supervisor.log").read_text().splitlines()
+    assert said[0] == f"saccade: run {run.id} in {run.path}"
+    assert said[-1].startswith(f"saccade: run {run.id} finished")
+    assert history(run, "pretrain/loss") == curve(3)
 
 
 def test_a_second_ctrl_c_kills(run: RunDir) -> None:

@@ -17,7 +17,7 @@ from saccade.journal import Event, last_attempt, read_journal
 from saccade.run_dir import RunDir
 from saccade.tracking.note import note
 from saccade.tracking.shipping_state import ShippingState
-from saccade.tracking.store import OutageError, Point, RefusedError, Store
+from saccade.tracking.store import PARENT_TAG, OutageError, Point, RefusedError, Store
 
 __all__ = ["MODEL_FOLDER", "Shipment"]
 
@@ -125,7 +125,7 @@ class Shipment:
 
     def _connect(self) -> Store:
         store, state, record = Store(self.uri, self.run.root), self.state, self.run.record()
-        tags = {**_base_tags(record, self.run.path), **self._chain_tags(record)}
+        tags = {**_base_tags(record, self.run.path), **self._chain_tags(record), **state.tags}
         if not state.mlflow_run_id:
             state.experiment_id = store.open_experiment(state.experiment)
             state.mlflow_run_id = store.open_run(
@@ -150,7 +150,7 @@ class Shipment:
         tags = {"saccade.follows": f"{follows['run']}, as {follows['place']} of {follows['of']}"}
         first = ShippingState.load(self.run.root / follows["run"])
         if first is not None and first.mlflow_run_id and first.tracking_uri == self.state.tracking_uri:
-            tags["mlflow.parentRunId"] = first.mlflow_run_id
+            tags[PARENT_TAG] = first.mlflow_run_id
         return tags
 
     # The journal -----------------------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ class ShippingState:
     experiment: str = ""
     experiment_id: str = ""
     mlflow_run_id: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    """What whoever started the run wants it to be found by (a sweep's trial, say), beside what the run says itself."""
     offset: int = 0
     """Bytes of the journal that are done with: on the server, refused by it, or in `pending`."""
     attempted: int = 0

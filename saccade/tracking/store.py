@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLIENT_SETTINGS",
     "END_TAGS",
+    "PARENT_TAG",
     "DeniedError",
     "GoneError",
     "OutageError",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 RUN_ID_TAG = "saccade.run_id"
+PARENT_TAG = "mlflow.parentRunId"
 END_TAGS = ("saccade.ended", "saccade.exit_code", "saccade.signal", "saccade.failure")
 """Tags of how an attempt ended; the next attempt removes them."""
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000

@@ -1,0 +1,70 @@
+"""Where a supervised run is seen: the terminal, which its trainer's output and its supervisor's own lines share."""
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["Console", "LogTail"]
+
+
+class Console:
+    """Standard error, shared by the trainer's output and the supervisor's own lines; gone terminals do no harm.
+
+    Args:
+        log: File that takes our own lines instead, and then nothing of the trainer's is shown; None: the terminal.
+    """
+
+    def __init__(self, log: Path | None = None, descriptor: int = 2) -> None:
+        self._descriptor, self._log = descriptor, log
+        self._lock = threading.RLock()  # A signal's handler writes too, in the middle of whatever
+        self._line_open = False
+        self.columns = 0
+        """Width of the terminal; 0 when it is none."""
+        if log is None:
+            with suppress(OSError):
+                self.columns = os.get_terminal_size(descriptor).columns
+
+    def copy(self, data: bytes) -> None:
+        """Write bytes as they are."""
+        if self._log is not None:  # The trainer's output has a log of its own.
+            return
+        with self._lock, suppress(OSError):
+            self._line_open = not data.endswith((b"\n", b"\r"))
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+
+    def say(self, text: str) -> None:
+        """Write a line of our own, below a progress bar that stands unfinished."""
+        if self._log is not None:
+            with self._lock, suppress(OSError), open(self._log, "a", encoding="utf-8") as log:
+                log.write(f"{text}\n")
+            return
+        line_feed = "\n" if self._line_open else ""
+        self.copy(f"{line_feed}{text}\n".encode())
+
+
+class LogTail(threading.Thread):
+    """Copies what is appended to a file to the console, until told that no more will come."""
+
+    def __init__(self, path: Path, offset: int, console: Console) -> None:
+        super().__init__(name="log-tail", daemon=True)
+        self._path, self._offset, self._console = path, offset, console
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        """Copy."""
+        with open(self._path, "rb") as file:
+            file.seek(self._offset)
+            while True:
+                last = self._done.is_set()  # Before reading: what was written before `finish` is still copied.
+                while data := file.read(65536):
+                    self._console.copy(data)
+                if last:
+                    return
+                self._done.wait(0.1)
+
+    def finish(self) -> None:
+        """Copy what is there and end."""
+        self._done.set()
+        self.join()
