@@ -11,6 +11,7 @@ import typer
 from saccade import __version__
 from saccade.commands import data, runs
 from saccade.commands.options import Overrides, RunsRoot, SpecPath
+from saccade.commands.server import server
 from saccade.errors import SaccadeError
 
 __all__ = ["app", "main"]
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
+app.command()(server)
 
 
 def _say_version(asked: bool) -> None:
@@ -92,13 +94,15 @@ def analyze(
 def schema(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write it; - for standard output.")] = Path("-"),
 ) -> None:
-    """Write the JSON Schema of specs, for completion and checks in editors."""
+    """Write the JSON Schema of specs, for completion and checks in editors; to a file .md, every setting in words."""
     from saccade.spec_reader import json_schema
+    from saccade.spec_reference import reference
 
+    text = reference() if out.suffix == ".md" else json_schema()
     if str(out) == "-":
-        typer.echo(json_schema(), nl=False)
+        typer.echo(text, nl=False)
     else:
-        _write(out, json_schema())
+        _write(out, text)
 
 
 @app.command()

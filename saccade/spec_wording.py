@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from saccade.spec import SpecFile
 from saccade.yaml_marks import Node, scalar_value, shorten, to_yaml
 
-__all__ = ["is_section", "schemas_of", "settings", "unknown_key", "unknown_path", "wrong_value"]
+__all__ = ["allowed", "is_section", "schemas_of", "settings", "unknown_key", "unknown_path", "wrong_value"]
 
 Schema = Mapping[str, Any]
 
@@ -131,8 +131,7 @@ def wrong_value(path: str, node: Node, index: int | None = None, model: type[Bas
     schema = schemas_of(model)[path]
     if "properties" in schema:
         return _wrong_section(schema, node)
-    nullable = any(option.get("type") == "null" for option in schema.get("anyOf", ()))
-    schema = {**schema, **schema["anyOf"][0]} if nullable else schema
+    schema, nullable = _without_null(schema)
     entry = "" if index is None else f"entry {index + 1} "
     schema = schema if index is None else schema["items"]
     if node.value is None and not node.text:
@@ -147,6 +146,17 @@ def _wrong_section(schema: Schema, node: Node) -> str:
     if node.value is None:
         return f"has no settings; indent them below it, such as '{example}: ...', or remove it"
     return f"must be a section with settings indented below it, such as '{example}: ...'; got {_given(node)}"
+
+
+def allowed(schema: Schema) -> str:
+    """What a setting of this schema may be, in words."""
+    return _allowed(*_without_null(schema))
+
+
+def _without_null(schema: Schema) -> tuple[Schema, bool]:
+    """The schema of what is not null, and whether null is allowed too."""
+    nullable = any(option.get("type") == "null" for option in schema.get("anyOf", ()))
+    return ({**schema, **schema["anyOf"][0]} if nullable else schema), nullable
 
 
 def _allowed(schema: Schema, nullable: bool) -> str:
