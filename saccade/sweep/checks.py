@@ -84,14 +84,9 @@ def _pruner(sweep: Sweep) -> Iterator[tuple[str, str]]:
 
 
 def _sampler(sweep: Sweep) -> Iterator[tuple[str, str]]:
-    name, several = sweep.file.sampler, len(sweep.file.objective) > 1
     endless = [each for each in sweep.dimensions if not each.choices and each.step is None]
-    if name == "grid" and endless:
+    if sweep.file.sampler == "grid" and endless:
         yield "sampler", f"grid needs steps or choices, and {endless[0].path} has neither; add a step to it"
-    if name == "cmaes" and (several or any(each.choices or each.when for each in sweep.dimensions)):
-        yield "sampler", "cmaes takes one objective and ranges without conditions; use tpe"
-    if name == "cmaes" and len(sweep.dimensions) < 2:
-        yield "sampler", "cmaes needs two settings or more; use tpe"
 
 
 def _budget(sweep: Sweep) -> Iterator[tuple[str, str]]:

@@ -73,7 +73,7 @@ class Space:
             dimension.path, dimension.low, dimension.high, step=dimension.step, log=dimension.log
         )
 
-    def encoded(self, point: Mapping[str, Plain]) -> dict[str, None | bool | int | float | str]:
+    def encoded(self, point: Mapping[str, Plain]) -> dict[str, bool | int | float | str | None]:
         """A point as Optuna stores it."""
         return {path: _encoded(value) for path, value in point.items()}
 
@@ -161,7 +161,7 @@ class Space:
         return ""
 
 
-def _encoded(value: Plain) -> None | bool | int | float | str:
+def _encoded(value: Plain) -> bool | int | float | str | None:
     return as_override("", value).removeprefix("=") if isinstance(value, tuple) else value
 
 

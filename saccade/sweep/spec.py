@@ -80,9 +80,9 @@ class SweepFile(Section):
     """The spec that it starts from, its path seen from this file's folder."""
     objective: tuple[Objective, ...] = Field(strict=False, min_length=1)
     """One, or several for a front of best compromises."""
-    sampler: Literal["tpe", "random", "grid", "qmc", "cmaes", "gp"] = "tpe"
-    """How values are chosen. tpe: Optuna's default. grid: every combination once, in the order of this file. qmc: evenly
-    spread. cmaes: numbers only. gp: a Gaussian process, for few and slow trials."""
+    sampler: Literal["tpe", "random", "grid", "qmc", "gp"] = "tpe"
+    """How values are chosen. tpe: Optuna's default. grid: every combination once, in the order of this file. qmc:
+    evenly spread. gp: a Gaussian process, for few and slow trials."""
     pruner: Pruner = Pruner()
     """A name, or a section."""
     budget: Budget = Budget()
@@ -96,7 +96,7 @@ class SweepFile(Section):
     confirm_seeds: NotNegative = 0
     """At the end the best spec is run with this many further seeds, which the search has not seen."""
     storage: str = ""
-    """postgresql://... for several machines, sqlite:///... for one; may contain ${NAME}. Empty: sweeps.db below runs/."""
+    """postgresql://... for several machines, sqlite:///... for one; may contain ${NAME}. Empty: sweeps.db in runs/."""
     lease: Lease = Lease()
 
 
