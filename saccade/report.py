@@ -12,10 +12,18 @@ from saccade.datasets.layout import Dataset
 from saccade.figures.curves import Series, draw_curves
 from saccade.initial_weights import read_record
 from saccade.journal import read_journal
+from saccade.run_dir import RunDir
 from saccade.spec import Spec
 from saccade.spec_reader import spec_hash
 
-__all__ = ["classifier_table", "curves_of", "results_table", "stage_seconds", "write_report"]
+__all__ = [
+    "classifier_table",
+    "curves_of",
+    "results_table",
+    "stage_seconds",
+    "write_first_report",
+    "write_report",
+]
 
 _ROWS = {
     "test": "after pre-training",
@@ -25,12 +33,17 @@ _ROWS = {
     "val": "after pre-training, validation videos",
 }
 _CLASSIFIERS = {"linear_probe": "linear probe", "finetune": "fine-tuning"}
-_CURVES = re.compile(r"(pretrain|optim|clusters/0)/.*|(linear_probe|finetune)(/split\d+)?/(loss|accuracy|test_top1)")
+_CURVES = re.compile(
+    r"(pretrain|val|optim|clusters/\d+)/.*|(linear_probe|finetune)(/split\d+)?/(loss|accuracy|test_top1)"
+)
 _PICTURES = {
     "figures/curves.png": "Metrics over the optimiser steps",
+    "figures/embedding.png": "All videos on a map",
     "figures/neighbours.png": "Test videos and their nearest training videos",
+    "figures/confusion_retrieval.png": "Retrieval: classes of the test videos and those of their nearest neighbours",
     "figures/confusion_linear_probe*.png": "Linear probe: classes of the test videos and what they are taken for",
     "figures/confusion_finetune*.png": "Fine-tuning: classes of the test videos and what they are taken for",
+    "figures/scanpaths.png": "Scanpaths of training videos",
     "figures/training_clips.png": "Training clips with their fixation masks",
 }
 
@@ -134,9 +147,7 @@ def write_report(folder: Path, spec: Spec, data: Dataset, machine: str) -> str:
     """
     events = [event for event, _ in read_journal(folder / "journal.jsonl")]
     curves = curves_of(events)
-    drawn = {name: series for name, series in curves.items() if _CURVES.fullmatch(name) and len(series[0]) > 1}
-    if drawn:
-        draw_curves(folder / "figures" / "curves.png", drawn)
+    _draw_curves(folder / "figures" / "curves.png", curves)
     retrieval, classification = results_table(curves, _rows(spec)), classifier_table(curves)
     tables = [table for table in (retrieval, classification) if table]
     attempts = sum(event["kind"] == "attempt" for event in events)
@@ -156,18 +167,39 @@ def write_report(folder: Path, spec: Spec, data: Dataset, machine: str) -> str:
     lines += [
         "## How long it took",
         "",
-        ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
-        + f"; {_counted(attempts, 'attempt')}; {machine}.",
-        "",
-        "## How to repeat it",
-        "",
-        f"`saccade run spec.yaml` with this run's `spec.yaml` (spec {spec_hash(spec)}, dataset digest {data.digest}); "
-        "`environment.txt` and `git.diff` say on which code.",
+        f"{_duration(sum(seconds.values()))} in {_counted(attempts, 'attempt')}: "
+        + ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
+        + f"; {machine}.",
         "",
     ]
-    lines += _pictures(folder)
+    lines += [*_repetition(folder, spec, data), *_clusters(folder, curves), *_pictures(folder)]
     (folder / "summary.md").write_text("\n".join(lines), encoding="utf-8")
     return "\n\n".join(as_text(table) for table in tables)
+
+
+def write_first_report(folder: Path, spec: Spec, data: Dataset) -> None:
+    """Write `summary.md` as it stands while a run goes on, and if it never ends."""
+    lines = [
+        f"# {spec.name}",
+        "",
+        _subject(spec, data),
+        "",
+        "*It is under way, or has ended early: what it found will stand here when it has finished.*",
+        "",
+        *_origin(folder, spec),
+        *_repetition(folder, spec, data),
+    ]
+    (folder / "summary.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _draw_curves(path: Path, curves: Mapping[str, Series]) -> None:
+    drawn = {name: series for name, series in curves.items() if _CURVES.fullmatch(name) and len(series[0]) > 1}
+    if not drawn:
+        return
+    first = [name.split("/")[0] for name in drawn]
+    together = dict(sorted(drawn.items(), key=lambda item: first.index(item[0].split("/")[0])))
+    steps = [series[0][0] for name, series in curves.items() if name.startswith("clusters/")]
+    draw_curves(path, together, events={"pretrain/": {min(steps): "prototypes"}} if steps else {})
 
 
 def _rows(spec: Spec) -> dict[str, str]:
@@ -214,6 +246,48 @@ def _origin(folder: Path, spec: Spec) -> list[str]:
         f"Started from `{record['given']}`{imported}: an encoder {projection}{range_} (sha256 {record['sha256']}).",
         "",
     ]
+
+
+def _repetition(folder: Path, spec: Spec, data: Dataset) -> list[str]:
+    """How to repeat the run: by its id, and by hand."""
+    lines = ["## How to repeat it", ""]
+    code = "`git.diff` says on which code"
+    if (folder / "run.json").exists():
+        record = RunDir(folder).record()
+        lines += [f"`saccade runs rerun {record['id']}` says first what differs now, and then runs it again.", ""]
+        git = record["git"]
+        if git["commit"]:
+            patch = ", then `git apply git.diff`" if git["dirty"] else ""
+            code = f"the code is that of `git checkout {git['commit'][:12]}`{patch}"
+        lines += [f"It was started on {record['host']} with `{record['command']}`.", ""] if record["command"] else []
+    lines += [
+        f"By hand: `saccade run spec.yaml` with this run's `spec.yaml` (spec {spec_hash(spec)}, dataset digest "
+        f"{data.digest}); {code}, and `environment.txt` with which packages.",
+        "",
+    ]
+    return lines
+
+
+def _clusters(folder: Path, curves: Mapping[str, Series]) -> list[str]:
+    """The last clustering of each kind: how many clusters, how much they kept of those before, what is in them."""
+    numbers = sorted(int(found[1]) for name in curves if (found := re.fullmatch(r"clusters/(\d+)/nonempty", name)))
+    epochs = sorted((folder / "clusters").glob("epoch_*"))
+    if not numbers or not epochs:
+        return []
+    last = epochs[-1].relative_to(folder).as_posix()
+    table = [["clustering", "clusters in use", "ARI to the one before", "NMI to the one before"]]
+    for i in numbers:
+        agreement = [curves.get(f"clusters/{i}/{name}_to_previous") for name in ("ari", "nmi")]
+        table.append(
+            [str(i), f"{curves[f'clusters/{i}/nonempty'][1][-1]:.0f}"]
+            + ["" if series is None else f"{series[1][-1]:.2f}" for series in agreement]
+        )
+    lines = ["## Clusters", "", *_as_markdown(table), ""]
+    lines += [f"`{last}/assignments.parquet` says of every fixation which cluster it is in, in each clustering.", ""]
+    for path in sorted(epochs[-1].glob("montage_*.png")):
+        number = path.stem.removeprefix("montage_")
+        lines += [f"![What is in the clusters of clustering {number}]({last}/{path.name})", ""]
+    return lines
 
 
 def _headline(table: list[list[str]]) -> str:

@@ -14,11 +14,12 @@ from saccade.engine.stop import Stopped, StopRequest
 from saccade.errors import SaccadeError
 from saccade.evaluation.retrieval import check_gallery
 from saccade.journal import Journal
-from saccade.report import write_report
+from saccade.report import write_first_report, write_report
 from saccade.run_dir import RunDir
 from saccade.spec_reader import read_spec
 from saccade.stages.classifiers import plan_classifiers, run_classifiers
-from saccade.stages.pretraining import draw_training_clips, export_encoder, run_last_validation, run_pretraining
+from saccade.stages.pictures import draw_training_clips
+from saccade.stages.pretraining import export_encoder, run_last_validation, run_pretraining
 from saccade.stages.retrieval import run_baselines, run_retrieval
 from saccade.stages.run import LAST, Best, Run, Saved, check_digest, load_saved
 from saccade.tracking.shipping_state import attempted_offset
@@ -45,6 +46,8 @@ def execute(run: Run, saved: Saved) -> None:
             run.journal.dataset(**asdict(use))
     if run.weights is not None:
         run.journal.tags({"weights": run.weights["given"], "weights_sha256": run.weights["sha256"]})
+    write_first_report(run.folder, run.spec, run.data)
+    run.journal.artifact("summary.md")
     if saved.pretraining is not None:
         check_digest(run.folder / LAST, saved.pretraining["dataset"], run.data)
         run.learner.load_state_dict(saved.pretraining["learner"])

@@ -1,5 +1,7 @@
 """What a report says, from journals worked by hand."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,16 @@ import pytest
 
 from saccade.datasets.layout import Dataset, Video
 from saccade.journal import Journal
-from saccade.report import as_text, classifier_table, curves_of, results_table, stage_seconds, write_report
+from saccade.report import (
+    as_text,
+    classifier_table,
+    curves_of,
+    results_table,
+    stage_seconds,
+    write_first_report,
+    write_report,
+)
+from saccade.run_dir import create_run
 from saccade.spec_reader import parse_spec, spec_hash
 
 
@@ -161,7 +172,7 @@ def test_the_summary_says_what_was_done_and_found(tmp_path: Path, spec: Any) -> 
     start = lines.index("| retrieval | top-1 | top-5 |")
     assert lines[start + 1 : start + 3] == ["| --- | ---: | ---: |", "| after pre-training | 50.0 % | 100.0 % |"]
     assert "A blind guess is right in 50.0 % at top-1." in text
-    assert "1 attempt; CPU, 1 threads, fp32." in text
+    assert re.search(r"^0 s in 1 attempt: pretrain 0 s; CPU, 1 threads, fp32\.$", text, re.M)
     assert f"spec {spec_hash(spec)}, dataset digest {'d' * 32}" in text
     assert "![Metrics over the optimiser steps](figures/curves.png)" in text
     assert "neighbours.png" not in text  # there is none in the folder
@@ -170,7 +181,7 @@ def test_the_summary_says_what_was_done_and_found(tmp_path: Path, spec: Any) -> 
 
 def test_a_resumed_run_reports_both_attempts(tmp_path: Path, spec: Any) -> None:
     _, text = write(tmp_path, spec, attempts=2)
-    assert "2 attempts; " in text
+    assert "0 s in 2 attempts: " in text
 
 
 def test_classifiers_have_a_table_a_headline_and_their_pictures(tmp_path: Path, spec: Any) -> None:
@@ -210,3 +221,57 @@ def test_the_same_journal_gives_the_same_summary(tmp_path: Path, spec: Any) -> N
     _, text = write(tmp_path, spec)
     write_report(tmp_path, spec, dataset(), "CPU, 1 threads, fp32")
     assert (tmp_path / "summary.md").read_text() == text
+
+
+def test_how_to_repeat_it_by_id_and_by_hand(tmp_path: Path, spec: Any) -> None:
+    run = create_run(tmp_path, spec, ["/usr/bin/saccade", "run", "my spec.yaml"])
+    record = run.record()
+    for git, words in (
+        ({"commit": "0123456789abcdef" * 2, "branch": "main", "dirty": False}, "`git checkout 0123456789ab`, and"),
+        (
+            {"commit": "f" * 40, "branch": "", "dirty": True},
+            "`git checkout ffffffffffff`, then `git apply git.diff`, and",
+        ),
+        ({"commit": "", "branch": "", "dirty": False}, "`git.diff` says on which code, and"),
+    ):
+        (run.path / "run.json").write_text(json.dumps({**record, "git": git, "host": "gpu01"}))
+        _, text = write(run.path, spec)
+        assert f"`saccade runs rerun {run.id}` says first" in text
+        assert "It was started on gpu01 with `saccade run 'my spec.yaml'`." in text
+        assert words in text
+
+
+def test_while_it_goes_on_the_summary_says_what_it_is_and_how_to_repeat_it(tmp_path: Path, spec: Any) -> None:
+    write_first_report(tmp_path, spec, dataset())
+    first = (tmp_path / "summary.md").read_text().splitlines()
+    assert first[0] == "# my run"
+    assert first[2].startswith("Saccade-guided pre-training of **r3d** (width 8) on **toy** split 1: 4 training")
+    assert first[4].startswith("*It is under way, or has ended early")
+    assert "## How to repeat it" in first
+    _, text = write(tmp_path, spec)
+    assert "under way" not in text
+    # Nothing that the first one says is lost.
+    assert {line for line in first if line and not line.startswith("*It")} <= set(text.splitlines())
+
+
+def test_clusters_are_those_of_the_last_clustering(tmp_path: Path, spec: Any) -> None:
+    for epoch in ("0004", "0010"):
+        (tmp_path / "clusters" / f"epoch_{epoch}").mkdir(parents=True)
+        for name in ("montage_0.png", "montage_1.png", "assignments.parquet"):
+            (tmp_path / "clusters" / f"epoch_{epoch}" / name).write_bytes(b"")
+    with Journal.open(tmp_path / "journal.jsonl", mark=None, attempted=0) as journal:
+        journal.metrics({"pretrain/loss": 2.0, "clusters/0/nonempty": 12, "clusters/1/nonempty": 16}, 40)
+        values = {"nonempty": 11, "ari_to_previous": 0.256, "nmi_to_previous": 0.5}
+        journal.metrics({f"clusters/0/{name}": value for name, value in values.items()}, 100)
+        journal.metrics({"clusters/1/nonempty": 15, "pretrain/loss": 3.0}, 100)
+    write_report(tmp_path, spec, dataset(), "CPU")
+    lines = (tmp_path / "summary.md").read_text().splitlines()
+    start = lines.index("## Clusters")
+    assert lines[start + 2 : start + 6] == [
+        "| clustering | clusters in use | ARI to the one before | NMI to the one before |",
+        "| --- | ---: | ---: | ---: |",
+        "| 0 | 11 | 0.26 | 0.50 |",
+        "| 1 | 15 |  |  |",
+    ]
+    pictures = [line.partition("](")[2] for line in lines if "montage" in line]
+    assert pictures == ["clusters/epoch_0010/montage_0.png)", "clusters/epoch_0010/montage_1.png)"]

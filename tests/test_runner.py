@@ -108,7 +108,7 @@ def test_without_epochs_the_random_encoder_is_evaluated(make: Make) -> None:
         {"test/retrieval_top1", "test/retrieval_top5"}
     ]
     assert {event["path"] for event in events(folder, "artifact")} == {
-        "figures/neighbours.png",
+        *(f"figures/{name}.png" for name in ("neighbours", "confusion_retrieval", "embedding")),
         "encoder",
         "summary.md",
     }

@@ -39,6 +39,10 @@ class Retrieval:
     """Positions in the gallery, nearest first, `[Q, max k]`."""
     similarity: Floats
     """Their cosines, `[Q, max k]`."""
+    queries: Floats
+    """What was compared: normalised features, `[Q, D]`."""
+    gallery: Floats
+    """With these, `[G, D]`."""
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Metric names and values, such as test/retrieval_top1."""
@@ -85,7 +89,8 @@ def retrieve(
     index = faiss.IndexFlatIP(gallery.shape[1])
     index.add(gallery)
     similarity, neighbours = index.search(queries, max(topk))
-    return Retrieval(hit_at_k(gallery_labels[neighbours], query_labels, topk), neighbours, similarity)
+    hits = hit_at_k(gallery_labels[neighbours], query_labels, topk)
+    return Retrieval(hits, neighbours, similarity, queries, gallery)
 
 
 def coarse_pixels(clips: Tensor, masks: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saccade.datasets.frames import list_frames, read_frames
 from saccade.datasets.layout import Video
-from saccade.figures.tiles import GREEN, GREY, OUTSIDE, RED, Picture, Row, Tile, darkened, write_rows
+from saccade.figures.tiles import BLUE, GREEN, GREY, OUTSIDE, RED, Picture, Row, Tile, darkened, write_rows
 from saccade.gaze.masks import Box
 from saccade.prototypes import Prototypes
 from saccade.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -71,12 +71,15 @@ def draw_neighbours(
     for q in np.unique(np.linspace(0, len(queries) - 1, min(rows, len(queries))).astype(int)):
         query = queries[q]
         tiles = [Tile(_middle_frame(query), "query", GREY)]
-        for n, cosine in zip(neighbours[q, :shown], similarity[q, :shown], strict=True):
+        right = [gallery[n].label == query.label for n in neighbours[q]]
+        for n, cosine, same in list(zip(neighbours[q], similarity[q], right, strict=True))[:shown]:
             found = gallery[n]
-            words = f"{cosine:.2f} {classes[found.label]}"
-            tiles.append(Tile(_middle_frame(found), words, GREEN if found.label == query.label else RED))
-        drawn.append(Row(f"{classes[query.label]}\n{query.name}", tiles))
-    write_rows(path, "Test videos and their nearest training videos (cosine, class; green: right class)", drawn)
+            tiles.append(Tile(_middle_frame(found), f"{cosine:.2f} {classes[found.label]}", GREEN if same else RED))
+        first = f"first hit at {right.index(True) + 1}" if any(right) else f"no hit in {len(right)}"
+        drawn.append(Row(f"{classes[query.label]}\n{query.name}\n{first}", tiles))
+    write_rows(
+        path, "Test videos and their nearest training videos (cosine, class): right ones green, wrong ones red", drawn
+    )
 
 
 def draw_clusters(
@@ -87,31 +90,47 @@ def draw_clusters(
     focus_num: int,
     places: Sequence[tuple[int, Box]],
     *,
-    rows: int = 10,
+    rows: int = 20,
     shown: int = 8,
 ) -> None:
-    """Draw the densest clusters, a row each: the members nearest to the centroid, dark outside their fixation.
+    """Draw clusters, the densest first, a row each: the members nearest to the centroid, dark outside their fixation.
+
+    All clusters of at least two members; of more than `rows` the densest half, and others spread over the rest.
 
     Args:
         focus_num: F; member i is fixation `i % F` of video `i // F`.
         places: First frame and box of every fixation, N * F of them.
-        rows: How many clusters of at least two members.
+        rows: How many clusters.
         shown: How many members of each.
     """
     members = np.bincount(prototypes.assignment, minlength=len(prototypes.centroids))
     order = np.argsort(prototypes.density, kind="stable")
-    chosen = [int(cluster) for cluster in order if members[cluster] > 1][:rows] or [int(members.argmax())]
+    order = order[members[order] > 1] if (members > 1).any() else order[members[order] > 0][:1]
     drawn = []
-    for cluster in chosen:
+    for rank in _ranks(len(order), rows):
+        cluster = int(order[rank])
         inside = np.flatnonzero(prototypes.assignment == cluster)
         nearest = inside[np.argsort(prototypes.distance[inside], kind="stable")]
+        counts = np.bincount([videos[int(slot) // focus_num].label for slot in inside])
+        commonest = int(counts.argmax())
         tiles = []
         for slot in nearest[:shown]:
             video, (start, box) = videos[slot // focus_num], places[slot]
             words = f"{prototypes.distance[slot]:.2f} {classes[video.label]}"
-            tiles.append(Tile(darkened(_middle_frame(video, start), box), words))
-        commonest = np.bincount([videos[int(slot) // focus_num].label for slot in inside]).max()
-        label = f"cluster {cluster}\n{len(inside)} fixations\n{commonest / len(inside):.0%} one class"
+            picture = darkened(_middle_frame(video, start), box)
+            tiles.append(Tile(picture, words, BLUE if video.label == commonest else GREY))
+        label = f"{rank + 1}. cluster {cluster}\n{len(inside)} fixations"
+        label += f"\n{counts[commonest] / len(inside):.0%} {classes[commonest]}"
         label += f"\ndensity {prototypes.density[cluster]:.3f}"
         drawn.append(Row(label, tiles))
-    write_rows(path, "Densest clusters: members nearest to the centroid (distance, class)", drawn)
+    which = "All clusters" if len(drawn) == len(order) else f"{len(drawn)} of {len(order)} clusters"
+    note = "the smaller its density, the tighter a cluster; blue: its commonest class"
+    write_rows(path, f"{which}, tightest first: members nearest to the centroid (distance, class); {note}", drawn)
+
+
+def _ranks(count: int, rows: int) -> list[int]:
+    """Which of `count` ranked things to show in `rows`: the first half of the rows, and a spread of the rest."""
+    if count <= rows:
+        return list(range(count))
+    first = rows // 2
+    return [*range(first), *(int(rank) for rank in np.linspace(first, count - 1, rows - first).round())]

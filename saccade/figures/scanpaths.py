@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from saccade.datasets.frames import list_frames, read_frames
 from saccade.datasets.gaze_jobs import video_gaze
-from saccade.datasets.layout import FRAMES_FOLDER, scanpath_folder
+from saccade.datasets.layout import FRAMES_FOLDER, Video, scanpath_folder
 from saccade.datasets.scanpaths import read_parameters
 from saccade.errors import DataError
-from saccade.figures.tiles import Picture, Row, Tile, darkened, write_rows
+from saccade.figures.tiles import BLUE, Picture, Row, Tile, darkened, write_rows
 from saccade.gaze.masks import fixation_box
 from saccade.gaze.scanpath import Fixation, read_scanpath
 
-__all__ = ["show_scanpath"]
+__all__ = ["draw_scanpaths", "show_scanpath"]
 
 _SHEET_PX, _FILM_PX = 150, 192
 """Height of the pictures of a sheet and of an animation."""
@@ -122,6 +122,36 @@ def _write_film(path: Path, video: _Video) -> None:
     first, *others = _film(video)
     path.parent.mkdir(parents=True, exist_ok=True)
     first.save(path, save_all=True, append_images=others, duration=1000 // _FRAMES_PER_SECOND, loop=0)
+
+
+def draw_scanpaths(
+    path: Path, videos: Sequence[Video], chosen: Sequence[Sequence[tuple[int, int]]], *, grid_num: int, margin_h: int
+) -> None:
+    """Draw scanpaths of several videos, and where the encoder looks in them; a row for each video.
+
+    Args:
+        path: The PNG to write.
+        videos: With their fixations; those without any get no overview.
+        chosen: First frame and cell of each clip of each video.
+        grid_num: G of the cells.
+        margin_h: Growth of the masks' height, px of the mask plane.
+    """
+    rows = []
+    for video, clips in zip(videos, chosen, strict=True):
+        fixations = video.fixations
+        frames = _Video(video.frame_dir, fixations, grid_num=grid_num, margin_h=margin_h, places=None)
+        tiles = []
+        if fixations:
+            words = f"fixations 1 to {min(len(fixations), _IN_OVERVIEW)}"
+            tiles.append(Tile(np.asarray(frames.overview(0, _SHEET_PX)), words))
+        for start, cell in clips:
+            picture = frames.picture(start, _SHEET_PX, Fixation(cell, start, start))
+            tiles.append(Tile(np.asarray(picture), f"clip from frame {start}", BLUE))
+        rows.append(
+            Row(f"{video.name}\n{video.frames} frames\n{len(fixations)} fixation{'s' * (len(fixations) != 1)}", tiles)
+        )
+    title = "Scanpaths of training videos, and the fixations chosen in an epoch: cell (white) and mask (dark outside)"
+    write_rows(path, title, rows, side=_SHEET_PX)
 
 
 _WRITERS = {".png": _write_sheet, ".gif": _write_film}

@@ -10,16 +10,21 @@ from PIL import Image, ImageDraw, ImageFont
 
 from saccade.gaze.masks import PLANE_HEIGHT, PLANE_WIDTH, Box
 
-__all__ = ["GREEN", "GREY", "OUTSIDE", "RED", "Picture", "Row", "Tile", "darkened", "write_rows"]
+__all__ = ["BLUE", "GREEN", "GREY", "OUTSIDE", "RED", "Picture", "Row", "Tile", "darkened", "write_rows"]
 
 Picture = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
-GREEN, RED, GREY = (0, 140, 60), (200, 30, 30), (120, 120, 120)
+BLUE, GREEN, RED, GREY = (30, 90, 180), (0, 140, 60), (200, 30, 30), (120, 120, 120)
+_MARKS = {
+    GREEN: [(0.0, 0.55), (0.38, 0.95), (1.0, 0.1)],  # a tick
+    RED: [(0.1, 0.1), (0.9, 0.9), (0.5, 0.5), (0.9, 0.1), (0.1, 0.9)],  # a cross
+}
+"""Lines for those who do not see the difference between the colours."""
 OUTSIDE = 0.35
 """Brightness of what lies outside a fixation."""
 
-_GAP, _BORDER, _TEXT, _LABEL = 6, 3, 13, 150
+_GAP, _BORDER, _TEXT, _LABEL, _BADGE = 6, 3, 13, 150, 16
 _INK, _PAPER = (20, 20, 20), (255, 255, 255)
 
 
@@ -67,10 +72,21 @@ def write_rows(path: Path, title: str, rows: Sequence[Row], *, side: int = 112) 
             sheet.paste(picture, (left, top))
             box = (left, top, left + picture.width - 1, top + side - 1)
             draw.rectangle(box, outline=tile.colour, width=_BORDER)
+            _mark(draw, tile.colour, left + picture.width - _BORDER, top + _BORDER)
             draw.text((left, top + side + 2), _fitting(tile.words, font, picture.width), tile.colour, font)
             left += picture.width + _GAP
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
+
+
+def _mark(draw: ImageDraw.ImageDraw, colour: Colour, right: int, top: int) -> None:
+    """Say right or wrong in a tile's upper right corner."""
+    if colour not in _MARKS:
+        return
+    left, size = right - _BADGE, _BADGE - 8
+    draw.rectangle((left, top, right, top + _BADGE), fill=colour)
+    points = [(left + 4 + size * x, top + 4 + size * y) for x, y in _MARKS[colour]]
+    draw.line(points, _PAPER, 2, joint="curve")
 
 
 def _scaled(picture: Picture, side: int) -> Image.Image:

@@ -2,23 +2,20 @@
 
 from dataclasses import asdict
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from saccade import builders
 from saccade.checkpoint import link_checkpoint, save_checkpoint
 from saccade.clustering import cluster_metrics, write_clustering
-from saccade.datasets.clips import Item, VideoClips, epoch_batches, make_loader, render
-from saccade.figures.pictures import draw_clusters, draw_masked_clips
-from saccade.gaze.masks import fixation_box
+from saccade.datasets.clips import VideoClips, epoch_batches, make_loader
 from saccade.models.export import save_encoder
 from saccade.pretrain import pretrain
 from saccade.prototypes import Prototypes
+from saccade.stages.pictures import draw_clustering
 from saccade.stages.run import LAST, Run
 from saccade.stages.validation import validate
 
-__all__ = ["draw_training_clips", "export_encoder", "run_last_validation", "run_pretraining"]
+__all__ = ["export_encoder", "run_last_validation", "run_pretraining"]
 
 
 def run_pretraining(run: Run) -> None:
@@ -70,12 +67,7 @@ def _cluster(run: Run, epoch: int) -> tuple[Prototypes, ...]:
     prototypes = builders.fit(run.spec, features.reshape(-1, features.shape[-1]))
     folder = run.folder / "clusters" / f"epoch_{epoch:04d}"
     write_clustering(folder, prototypes, run.data.train, run.data.classes, saccade.focus_num)
-    places = [
-        (clip.start, fixation_box(clip.cell or 0, grid_num=saccade.grid_num, margin_h=saccade.margin_h))
-        for index, video in enumerate(run.data.train)
-        for clip in chooser.clips(video, Item(epoch, index))
-    ]
-    draw_clusters(folder / "montage.png", prototypes[0], run.data.train, run.data.classes, saccade.focus_num, places)
+    draw_clustering(run, epoch, prototypes, folder)
     run.journal.metrics(cluster_metrics(prototypes, run.learner.prototypes), run.learner.step)
     run.journal.artifact(f"clusters/{folder.name}")
     return prototypes
@@ -109,21 +101,6 @@ def run_last_validation(run: Run) -> None:
     if run.timetable.steps:
         # So that a run which goes on with more epochs knows of it.
         _write_last(run, run.timetable.epochs)
-
-
-def draw_training_clips(run: Run) -> None:
-    """Draw what the encoder is going to see."""
-    if not run.timetable.steps:
-        return
-    dataset = VideoClips(run.data.train, builders.build_training_views(run.spec))
-    # Spread over the list, which is sorted by class.
-    places = np.linspace(0, len(dataset) - 1, min(4, len(dataset))).astype(int)
-    samples = [dataset[Item(1, int(place))] for place in places]
-    clips, masks = render(samples, size=run.spec.clip.size, device=torch.device("cpu"))
-    names = [run.data.train[sample.index].name for sample in samples]
-    path = "figures/training_clips.png"
-    draw_masked_clips(run.folder / path, names, clips, masks, run.spec.saccade.focus_num)
-    run.journal.artifact(path)
 
 
 def export_encoder(run: Run) -> None:

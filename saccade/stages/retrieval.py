@@ -16,7 +16,7 @@ from saccade.evaluation.retrieval import (
     retrieve,
     video_features,
 )
-from saccade.figures.pictures import draw_neighbours
+from saccade.stages.pictures import draw_retrieval
 from saccade.stages.run import Run
 
 __all__ = ["current_encoder", "run_baselines", "run_retrieval", "score_retrieval"]
@@ -43,16 +43,7 @@ def run_retrieval(run: Run) -> None:
     if run.data.validation and run.spec.evaluation.retrieval.validate_every_epochs is None:
         score_retrieval(run, run.data.validation, {"val": current_encoder(run)}, desc="validation")
     (found,) = score_retrieval(run, run.data.test, {"test": current_encoder(run)}, desc="test")
-    path = "figures/neighbours.png"
-    draw_neighbours(
-        run.folder / path,
-        run.data.test,
-        run.data.train,
-        run.data.classes,
-        found.neighbours,
-        found.similarity,
-    )
-    run.journal.artifact(path)
+    draw_retrieval(run, found)
 
 
 def current_encoder(run: Run) -> Encode:

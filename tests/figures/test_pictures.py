@@ -11,7 +11,7 @@ from PIL import Image
 from saccade.datasets.layout import Video
 from saccade.figures.curves import draw_curves
 from saccade.figures.pictures import draw_clusters, draw_masked_clips, draw_neighbours
-from saccade.figures.tiles import GREEN, GREY, RED, Row, Tile, write_rows
+from saccade.figures.tiles import BLUE, GREEN, GREY, RED, Row, Tile, write_rows
 from saccade.gaze.masks import fixation_box
 from saccade.prototypes import Prototypes
 from saccade.transforms import normalise
@@ -40,7 +40,7 @@ class Found:
 def tiles(sheet: np.ndarray) -> list[list[Found]]:
     """Rows of tiles, from top to bottom and left to right."""
     found = []
-    for colour in (GREEN, RED, GREY):
+    for colour in (GREEN, RED, GREY, BLUE):
         same = (sheet == colour).all(axis=2).astype(np.uint8)
         _, _, boxes, _ = cv2.connectedComponentsWithStats(same, connectivity=4)
         for left, top, width, height, _ in boxes[1:]:
@@ -148,6 +148,19 @@ class TestNeighbours:
         greys = [[tile.grey for tile in row] for row in rows]
         np.testing.assert_allclose(greys, [[200, 80, 50, 40], [220, 60, 90, 70]], atol=1.1)
 
+    def test_right_and_wrong_can_be_told_without_colours(self, tmp_path: Path, gallery: list[Video]) -> None:
+        queries = [video(tmp_path, "q0", 0, 200)]
+        found = np.array([[4, 1]]), np.ones((1, 2), np.float32)
+        draw_neighbours(tmp_path / "x.png", queries, gallery, CLASSES, *found)
+        ((query, right, wrong),) = tiles(read(tmp_path / "x.png"))
+        white = [(tile.inside[:16, -16:] == 255).all(axis=2) for tile in (query, right, wrong)]
+        assert not white[0].any()
+        # A tick leaves the upper left of the corner free, a cross does not.
+        assert white[1].sum() > 20
+        assert white[2].sum() > 20
+        assert not white[1][:7, :7].any()
+        assert white[2][:7, :7].any()
+
     def test_queries_are_spread_over_the_list(self, tmp_path: Path, gallery: list[Video]) -> None:
         queries = [video(tmp_path, f"q{i}", 0, 100 + 10 * i) for i in range(9)]
         neighbours, similarity = np.zeros((9, 1), np.int64), np.ones((9, 1), np.float32)
@@ -179,6 +192,8 @@ class TestClusters:
         # Cluster 1 is denser than cluster 0; cluster 2 has one member only. At most two members are shown.
         expected = [[5, 1], [3, 4]]
         assert [len(row) for row in rows] == [2, 2]
+        # Two of the three members of cluster 0 are of class 0, of which slot 3 is not.
+        assert [[tile.colour for tile in row] for row in rows] == [[BLUE, BLUE], [GREY, BLUE]]
         for row, slots in zip(rows, expected, strict=True):
             for tile, slot in zip(row, slots, strict=True):
                 grey, box = (60, 120, 180)[slot // 2] + starts[slot] - 4, boxes[slot]
@@ -188,6 +203,23 @@ class TestClusters:
                 wanted = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)[3:-3, 3:-3]
                 near = np.abs(tile.inside.mean(axis=2) - wanted) < 2.5
                 assert near.mean() > 0.95  # all but the edges of the box
+
+    def test_of_many_the_densest_half_and_a_spread_of_the_rest(self, tmp_path: Path) -> None:
+        # Cluster i has two members, both of the video of grey 40 + 15 i; the densest is the last one.
+        videos = [video(tmp_path, f"v{i}", 0, 40 + 15 * i) for i in range(12)]
+        prototypes = Prototypes(
+            assignment=np.repeat(np.arange(12), 2),
+            distance=np.zeros(24, np.float32),
+            centroids=np.zeros((12, 4), np.float32),
+            density=np.arange(12, 0, -1).astype(np.float32),
+            density_mean=1.0,
+            objective=0.0,
+        )
+        place = (4, fixation_box(24, grid_num=7, margin_h=128))  # the middle frame, and all of it in the box
+        draw_clusters(tmp_path / "x.png", prototypes, videos, CLASSES, 2, [place] * 24, rows=6)
+        found = [(row[0].grey - 40) / 15 for row in tiles(read(tmp_path / "x.png"))]
+        # Ranks 0, 1, 2, and of 3 to 11 the first, the middle one and the last.
+        np.testing.assert_allclose(found, [11, 10, 9, 8, 4, 0], atol=0.1)
 
     def test_clusters_of_one_member_are_drawn_when_there_are_no_others(self, tmp_path: Path) -> None:
         prototypes = Prototypes(
@@ -201,7 +233,7 @@ class TestClusters:
         videos = [video(tmp_path, f"v{i}", i, 100) for i in range(2)]
         box = fixation_box(24, grid_num=7, margin_h=0)
         draw_clusters(tmp_path / "x.png", prototypes, videos, CLASSES, 1, [(0, box)] * 2)
-        assert [len(row) for row in tiles(read(tmp_path / "x.png"))] == [1]
+        assert [[tile.colour for tile in row] for row in tiles(read(tmp_path / "x.png"))] == [[BLUE]]
 
 
 class TestCurves:
@@ -224,6 +256,30 @@ class TestCurves:
             ys, xs = np.nonzero(quarter)
             assert len(ys) > 200
             assert np.corrcoef(xs, ys)[0, 1] < -0.99
+
+    def test_what_differs_in_a_number_only_shares_a_panel(self, tmp_path: Path) -> None:
+        steps = list(range(50))
+        curves = {f"clusters/{i}/objective": (steps, [float(i)] * 50) for i in (0, 1)}
+        draw_curves(tmp_path / "one.png", {"clusters/0/objective": curves["clusters/0/objective"]}, columns=1)
+        draw_curves(tmp_path / "two.png", curves, columns=1)
+        one, two = (read(tmp_path / f"{name}.png") for name in ("one", "two"))
+        assert one.shape == two.shape
+        for colour, sheets in (((0x1F, 0x5F, 0xA8), (one, two)), ((0xD9, 0x82, 0x2B), (two,))):
+            for sheet in (one, two):
+                drawn = (np.abs(sheet.astype(int) - colour) < 30).all(axis=2).sum() > 200
+                assert drawn == any(sheet is other for other in sheets)
+
+    def test_events_are_marked_where_they_belong(self, tmp_path: Path) -> None:
+        curves = {name: ([0, 100], [1.0, 2.0]) for name in ("pretrain/loss", "optim/learning_rate")}
+        for name, events in (("with", {"pretrain/": {50: "prototypes"}}), ("without", {})):
+            draw_curves(tmp_path / f"{name}.png", curves, columns=2, events=events)
+        differs = (read(tmp_path / "with.png") != read(tmp_path / "without.png")).any(axis=2)
+        middle = differs.shape[1] // 2
+        assert not differs[:, middle:].any()
+        # Half-way along the axis of the left panel, as high as the panel.
+        column = differs.sum(axis=0).argmax()
+        assert 0.45 * middle < column < 0.65 * middle
+        assert differs[:, column].sum() > 0.25 * len(differs)
 
     def test_the_same_values_give_the_same_file(self, tmp_path: Path) -> None:
         for name in ("a", "b"):

@@ -6,9 +6,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from saccade.datasets.layout import Video
 from saccade.datasets.scanpaths import compute_scanpaths
 from saccade.errors import DataError
-from saccade.figures.scanpaths import show_scanpath
+from saccade.figures.scanpaths import draw_scanpaths, show_scanpath
+from saccade.gaze.scanpath import Fixation
 
 FRAMES, HEIGHT, WIDTH = 20, 128, 171
 ROWS = "24 0 7\n0 7 12\n24 13 20\n"
@@ -105,3 +107,26 @@ def test_mistakes(dataset: Path, tmp_path: Path, video: str, out: str, grid: int
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=what):
         show_scanpath(dataset, video, tmp_path / out, grid_num=grid)
+
+
+def test_a_row_for_each_video_with_an_overview_and_the_chosen_clips(dataset: Path, tmp_path: Path) -> None:
+    frames = dataset / "jpegs_256" / "ann_walk"
+    fixations = (Fixation(24, 0, 7), Fixation(0, 7, 12), Fixation(24, 13, 20))
+    videos = [Video("ann_walk", 0, frames, FRAMES, fixations), Video("eve_run", 0, frames, FRAMES, ())]
+    chosen = [[(2, 24), (14, 0)], [(3, 48)]]
+    draw_scanpaths(tmp_path / "x.png", videos, chosen, grid_num=7, margin_h=12)
+    with Image.open(tmp_path / "x.png") as image:
+        sheet = _pixels(image)
+    yellow = (np.abs(sheet - (255, 220, 0)) < 8).all(axis=2)
+    dark = (np.abs(sheet - round(0.35 * GREY)) < 3).all(axis=2)
+    half = len(sheet) // 2
+    # The gaze is drawn where there is one; 200 px of a tile, from 150 on, and a gap of 6.
+    assert yellow[:half, 150:350].sum() > 100
+    assert not yellow[half:].any()
+    assert not yellow[:, 356:].any()
+    # Overviews are not darkened, clips are: the first video's two, and the second's one in the first place.
+    tiles = [
+        [dark[rows, left : left + 200].sum() > 5000 for left in (150, 356, 562)]
+        for rows in (slice(half), slice(half, None))
+    ]
+    assert tiles == [[False, True, True], [True, False, False]]
