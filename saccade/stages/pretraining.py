@@ -1,6 +1,8 @@
 """Pre-training with its clusterings, checkpoints and pictures, and the encoder as the file that others use."""
 
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from torch import Tensor
 
@@ -15,7 +17,17 @@ from saccade.stages.pictures import draw_clustering
 from saccade.stages.run import LAST, Run
 from saccade.stages.validation import validate
 
-__all__ = ["export_encoder", "run_last_validation", "run_pretraining"]
+__all__ = [
+    "export_encoder",
+    "fixation_encoder",
+    "record_clustering",
+    "run_last_validation",
+    "run_pretraining",
+    "write_last",
+]
+
+Encode = Callable[[Tensor, Tensor | None], Tensor]
+"""Features `[M, D]` of clips and their masks."""
 
 
 def run_pretraining(run: Run) -> None:
@@ -46,43 +58,53 @@ def run_pretraining(run: Run) -> None:
 
 def _cluster(run: Run, epoch: int) -> tuple[Prototypes, ...]:
     """Make the prototypes after an epoch, write them down and log them."""
-    saccade = run.spec.saccade
-    chooser = builders.build_fixation_clips(run.spec)
-
-    def encode(views: Tensor, masks: Tensor | None) -> Tensor:
-        with run.machine.autocast():
-            features = run.learner.encoder(views, masks, saccade.focus_level)
-        projected: Tensor = run.learner.projection(features.float())
-        return projected
-
     run.learner.train(False)
     features = run.extract(
         run.data.train,
-        chooser,
-        encode,
+        builders.build_fixation_clips(run.spec),
+        fixation_encoder(run),
         batch_size=run.spec.pretrain.batch_size,
         desc=f"clustering after epoch {epoch}",
         epoch=epoch,
     )
     prototypes = builders.fit(run.spec, features.reshape(-1, features.shape[-1]))
+    record_clustering(run, epoch, prototypes)
+    return prototypes
+
+
+def fixation_encoder(run: Run) -> Encode:
+    """Features that are clustered: of a fixation's clip with its mask, projected."""
+
+    def encode(views: Tensor, masks: Tensor | None) -> Tensor:
+        with run.machine.autocast():
+            features = run.learner.encoder(views, masks, run.spec.saccade.focus_level)
+        projected: Tensor = run.learner.projection(features.float())
+        return projected
+
+    return encode
+
+
+def record_clustering(run: Run, epoch: int, prototypes: tuple[Prototypes, ...]) -> Path:
+    """Write down and draw what a clustering has found; returns its folder."""
     folder = run.folder / "clusters" / f"epoch_{epoch:04d}"
-    write_clustering(folder, prototypes, run.data.train, run.data.classes, saccade.focus_num)
+    write_clustering(folder, prototypes, run.data.train, run.data.classes, run.spec.saccade.focus_num)
     draw_clustering(run, epoch, prototypes, folder)
     run.journal.metrics(cluster_metrics(prototypes, run.learner.prototypes), run.learner.step)
     run.journal.artifact(f"clusters/{folder.name}")
-    return prototypes
+    return folder
 
 
 def _save(run: Run, epoch: int) -> None:
     """Write the rolling checkpoint, and keep it where the spec says so."""
-    _write_last(run, epoch)
+    write_last(run, epoch)
     if run.timetable.ends_epoch(run.learner.step) and builders.keeps(run.spec, epoch):
         kept = f"checkpoints/epoch_{epoch:04d}.pt"
         link_checkpoint(run.folder / LAST, run.folder / kept)
         run.journal.artifact(kept)
 
 
-def _write_last(run: Run, epoch: int) -> None:
+def write_last(run: Run, epoch: int) -> None:
+    """Write the rolling checkpoint."""
     state = {
         "learner": run.learner.state_dict(),
         "dataset": run.data.identity,
@@ -90,7 +112,7 @@ def _write_last(run: Run, epoch: int) -> None:
         "mark": run.journal.mark(),
         "epoch": epoch,
     }
-    save_checkpoint(run.folder / LAST, state)
+    save_checkpoint(run.folder / LAST, state, keep=run.spec.checkpoint.keep_last)
 
 
 def run_last_validation(run: Run) -> None:
@@ -100,7 +122,7 @@ def run_last_validation(run: Run) -> None:
     validate(run)
     if run.timetable.steps:
         # So that a run which goes on with more epochs knows of it.
-        _write_last(run, run.timetable.epochs)
+        write_last(run, run.timetable.epochs)
 
 
 def export_encoder(run: Run) -> None:
