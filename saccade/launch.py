@@ -23,8 +23,10 @@ from saccade.spec_reader import expand_env, read_spec, spec_diff
 from saccade.supervisor import runs_option, supervise
 from saccade.tracking.sync import reconcile, sync_run
 
-__all__ = ["resume_run", "start_run"]
+__all__ = ["resume_run", "start_again", "start_run"]
 
+RERUN_TAG = "saccade.rerun_of"
+"""Tag of a run that was started from an earlier one's record."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 _FREE_ON_RESUME = ("name", "data.root", "evaluation.", "checkpoint.", "engine.", "tracking.", "pretrain.epochs", "then")
@@ -34,7 +36,11 @@ _FREE_ON_RESUME = ("name", "data.root", "evaluation.", "checkpoint.", "engine.",
 def start_run(runs_root: Path, spec_path: Path, overrides: Sequence[str]) -> int:
     """Start a new run, and then those of its chain; returns the exit code of `supervise`, the first that is not 0."""
     spec = read_spec(spec_path, overrides)
-    followers = read_followers(spec_path, spec, overrides)
+    followers = [
+        _with_weights_beside(follower, spec_path.parent / name)
+        for name, follower in zip(spec.then, read_followers(spec_path, spec, overrides), strict=True)
+    ]
+    spec = _with_weights_beside(spec, spec_path)
     weights = [_check(each, runs_root) for each in (spec, *followers)]
     reconcile(runs_root, say=_say)
     if followers:
@@ -60,6 +66,21 @@ def resume_run(runs_root: Path, ref: str, spec_path: Path | None, overrides: Seq
     return _resume(run, spec_path, overrides, interrupted) or _follow(run, overrides, interrupted)
 
 
+def start_again(runs_root: Path, spec: Spec, weights: Path | None, of: str) -> int:
+    """Start a new run of an earlier one's spec, tagged with where it comes from; returns the exit code.
+
+    Args:
+        runs_root: Folder for the new run.
+        spec: What to do, with nothing to follow it.
+        weights: File of the weights to start from, if the spec has any.
+        of: Id of the earlier run.
+    """
+    expand_env(spec.tracking.uri, "tracking.uri")
+    reconcile(runs_root, say=_say)
+    run = _create(runs_root, spec, weights)
+    return _supervise(run, spec, threading.Event(), resume=False, tags={RERUN_TAG: of})
+
+
 def check_resumable(before: Spec, after: Spec, run_id: str) -> None:
     """Refuse a spec that would turn a run into another experiment half-way.
 
@@ -81,6 +102,14 @@ def _check(spec: Spec, runs_root: Path) -> Path | None:
     expand_env(spec.tracking.uri, "tracking.uri")
     check_folder(expand_env(spec.data.root, "data.root"), spec.data.dataset)
     return find_initial_weights(spec, runs_root)
+
+
+def _with_weights_beside(spec: Spec, spec_path: Path) -> Spec:
+    """A spec whose file of weights lies beside it, as in an exported run, names that file from here."""
+    given, beside = spec.encoder.weights, spec_path.parent / spec.encoder.weights
+    if not given or Path(given).exists() or not beside.is_file():
+        return spec
+    return spec.model_copy(update={"encoder": spec.encoder.model_copy(update={"weights": str(beside)})})
 
 
 def _create(
@@ -105,9 +134,16 @@ def _resume(run: RunDir, spec_path: Path | None, overrides: Sequence[str], inter
     return _supervise(run, spec, interrupted, resume=True)
 
 
-def _supervise(run: RunDir, spec: Spec, interrupted: threading.Event, *, resume: bool) -> int:
-    uri = expand_env(spec.tracking.uri, "tracking.uri")
-    return supervise(run, resume=resume, tracking_uri=uri, experiment=spec.tracking.experiment, interrupted=interrupted)
+def _supervise(
+    run: RunDir,
+    spec: Spec,
+    interrupted: threading.Event,
+    *,
+    resume: bool,
+    tags: Mapping[str, str] | None = None,
+) -> int:
+    uri, experiment = expand_env(spec.tracking.uri, "tracking.uri"), spec.tracking.experiment
+    return supervise(run, resume=resume, tracking_uri=uri, experiment=experiment, interrupted=interrupted, tags=tags)
 
 
 def _follow(run: RunDir, overrides: Sequence[str], interrupted: threading.Event) -> int:

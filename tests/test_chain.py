@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,9 @@ class Trainers:
         tracking_uri: str | None,
         experiment: str,
         interrupted: threading.Event,
+        tags: Mapping[str, str] | None,
     ) -> int:
+        assert tags is None
         self.ran.append((run.record()["name"], resume))
         code = self.codes.pop(0) if self.codes else 0
         if self.interrupts:
