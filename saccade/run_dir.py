@@ -5,7 +5,7 @@ runs/20261122-231905-toy-r3d-4f2a/
     inputs/  then/                                      weights to start from, specs that follow; likewise
     journal.jsonl  trainer.log  checkpoints/  clusters/  encoder/  classifiers/  tables/  figures/  summary.md
                                                         by the trainer
-    shipping.json  model/                               by the supervisor
+    shipping.json  system.jsonl  model/                 by the supervisor
     trainer.lock  supervisor.lock                       held while one lives
 """
 
@@ -261,6 +261,8 @@ def _write_record(
         "git": git.summary(),
         "packages": packages(),
         # Kept as plain values, so that a run can be shipped after the spec has grown other keys.
+        "system_metrics_sec": spec.tracking.system_metrics_sec,
+        "register_model": spec.tracking.register_model,
         "params": {key: _param(value) for key, value in flatten(spec).items()},
         "spec_hash": spec_hash(spec),
         "group_hash": group_hash(spec),

@@ -306,6 +306,11 @@ class TrackingSpec(Section):
     """MLflow experiment."""
     log_every_steps: Positive = 10
     """Optimiser steps that a logged training metric is the mean of."""
+    system_metrics_sec: Positive | None = 10
+    """Seconds between samples of processor, memory, disk and GPU use, logged as system/...; null: none are taken."""
+    register_model: str = Field(default="", max_length=200)
+    """Name under which the finished run's encoder becomes the next version of a registered MLflow model; empty: it is
+    tracked with the run, and can be registered later."""
 
 
 class Spec(Section):

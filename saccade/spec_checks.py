@@ -6,6 +6,9 @@ from saccade.spec import ClassifierSpec, EncoderSpec, Spec
 
 __all__ = ["impossible_combinations"]
 
+_NOT_IN_MODEL_NAMES = "/:'\""
+"""MLflow refuses the first two; quotes would end the string in which its server is asked for a name."""
+
 
 def impossible_combinations(spec: Spec) -> Iterator[tuple[str, str]]:
     """Yield (dotted path, what is wrong and allowed) for values that are fine alone but not together."""
@@ -36,6 +39,8 @@ def impossible_combinations(spec: Spec) -> Iterator[tuple[str, str]]:
     if topk != sorted(set(topk)):
         yield "evaluation.retrieval.topk", f"{topk} is not in ascending order without repeats; sort it"
     yield from _impossible_validation(spec)
+    if refused := sorted(set(spec.tracking.register_model) & set(_NOT_IN_MODEL_NAMES)):
+        yield "tracking.register_model", f"'{refused[0]}' cannot stand in the name of an MLflow model; leave it out"
     for name, settings in (("linear_probe", spec.evaluation.linear_probe), ("finetune", spec.evaluation.finetune)):
         if settings.enabled:
             yield from _impossible_classifier(f"evaluation.{name}", settings)

@@ -31,6 +31,7 @@ from saccade.tracking.shipment import Shipment
 from saccade.tracking.shipper import PATIENCE_SEC, Shipper
 from saccade.tracking.shipping_state import Outcome, ShippingState
 from saccade.tracking.store import PARENT_TAG, DeniedError, GoneError, RefusedError
+from saccade.tracking.system import SystemSampler
 
 __all__ = ["runs_option", "supervise"]
 
@@ -231,11 +232,13 @@ def _train(run: RunDir, command: Sequence[str] | None, console: Console, signals
             start_new_session=True,
             env=_trainer_environment(console),
         )
-    tail = LogTail(run.log, offset, console)
+    tail, sampler = LogTail(run.log, offset, console), _sampler(run, trainer.pid, console)
     tail.start()
     try:
         code = signals.wait(trainer)
     finally:
+        if sampler is not None:
+            sampler.finish()
         if trainer.poll() is None:  # `stop` has raised.
             trainer.terminate()
             trainer.wait()
@@ -245,6 +248,16 @@ def _train(run: RunDir, command: Sequence[str] | None, console: Console, signals
         trainer.stdin.close()
         tail.finish()
     return code, _last_lines(run.log, offset)
+
+
+def _sampler(run: RunDir, pid: int, console: Console) -> SystemSampler | None:
+    """A running sampler of the machine, if the run is to have one."""
+    every_sec = run.record().get("system_metrics_sec")
+    if every_sec is None:
+        return None
+    sampler = SystemSampler(run.path, pid, every_sec, console.say)
+    sampler.start()
+    return sampler
 
 
 def _trainer_environment(console: Console) -> dict[str, str]:

@@ -16,8 +16,10 @@ from typing import Any
 from saccade.journal import Event, last_attempt, read_journal
 from saccade.run_dir import RunDir
 from saccade.tracking.note import note
+from saccade.tracking.registry import register_version
 from saccade.tracking.shipping_state import ShippingState
 from saccade.tracking.store import PARENT_TAG, OutageError, Point, RefusedError, Store
+from saccade.tracking.system import SYSTEM_FILE
 
 __all__ = ["MODEL_FOLDER", "Shipment"]
 
@@ -101,7 +103,7 @@ class Shipment:
         if self._store is None:
             self._store = self._connect()
             return True
-        if self._send_journal(self._store) or self._send_status(self._store):
+        if self._send_journal(self._store) or self._send_system(self._store) or self._send_status(self._store):
             return True
         if time.monotonic() >= self._upload_at and self._upload(self._store):
             return True
@@ -114,6 +116,7 @@ class Shipment:
     def unsent(self) -> str:
         """What is not on the server, in words: "12 events, 3 files"; empty when all is."""
         events = sum(1 for _ in read_journal(self.run.journal, self.state.offset))
+        events += sum(1 for _ in read_journal(self.run.path / SYSTEM_FILE, self.state.system_offset))
         files = len(self.state.pending)
         parts = [
             f"{events} event{'s' * (events != 1)}" * bool(events),
@@ -161,7 +164,7 @@ class Shipment:
             self._seen_attempt = last_attempt(self.run.journal) >= attempt
             if not self._seen_attempt:
                 return False
-        batch = self._next_batch()
+        batch = self._next_batch(self.run.journal, self.state.offset)
         wait = attempt is not None and not batch.full and time.monotonic() < self._logged_at + _LIVE_PAUSE_SEC
         if not batch.events or wait:
             return False
@@ -183,9 +186,20 @@ class Shipment:
         state.save()
         return True
 
-    def _next_batch(self) -> _Batch:
-        batch = _Batch(self.state.offset)
-        for event, end in read_journal(self.run.journal, self.state.offset):
+    def _send_system(self, store: Store) -> bool:
+        """Send samples of the machine: no trainer ever cuts them, so what is there is sent."""
+        batch = self._next_batch(self.run.path / SYSTEM_FILE, self.state.system_offset)
+        if not batch.events:
+            return False
+        points = [point for point in batch.points if f"metric {point.key}" not in self.state.refused]
+        self._refuse(store.log(self.state.mlflow_run_id, points, {}))
+        self.state.system_offset = batch.end
+        self.state.save()
+        return True
+
+    def _next_batch(self, path: Path, offset: int) -> _Batch:
+        batch = _Batch(offset)
+        for event, end in read_journal(path, offset):
             batch.add(event, end)
             if batch.full:
                 break
@@ -252,6 +266,7 @@ class Shipment:
         try:
             if path == MODEL_FOLDER:
                 self._upload_model(store)
+                self._register_model(store)
             else:
                 self._upload_from(store, path)
         except RefusedError as error:
@@ -312,6 +327,17 @@ class Shipment:
         steps = (event["step"] for event, _ in read_journal(self.run.journal) if event["kind"] == "metrics")
         store.send_model(state.model_id, state.mlflow_run_id, folder, max(steps, default=0))
         state.uploaded = {**state.uploaded, MODEL_FOLDER: digest}
+
+    def _register_model(self, store: Store) -> None:
+        """Make the model a version of a registered one, where the spec says so."""
+        state, record = self.state, self.run.record()
+        name = record.get("register_model")
+        if not name or state.registered == state.model_id:
+            return
+        description = f"Encoder of run {self.run.id}, {record['name']}"
+        version = register_version(store.client, name, state.model_id, state.mlflow_run_id, description)
+        state.registered = state.model_id
+        self._say(f"tracking: the model is version {version} of '{name}': models:/{name}/{version}")
 
 
 def _base_tags(record: dict[str, object], folder: Path) -> dict[str, str]:

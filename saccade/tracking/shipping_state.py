@@ -48,7 +48,11 @@ class ShippingState:
     """Files on the server: relative path -> sha256."""
     refused: dict[str, str] = field(default_factory=dict)
     """What the server does not take, and why: `metric <key>`, `tag <key>` or `file <path>`."""
+    system_offset: int = 0
+    """Bytes of system.jsonl that are on the server."""
     model_id: str = ""
+    registered: str = ""
+    """Id of the model that was made a version of a registered one."""
     outcome: Outcome | None = None
     """None while the run goes on, or when nobody saw its end."""
     status_final: bool = False
