@@ -270,18 +270,25 @@ class EvaluationSpec(Section):
 
 
 class CheckpointSpec(Section):
-    """When the state of a run is saved."""
+    """When the state of a run is saved, which states are kept, and what of them is tracked."""
 
     every_epochs: Positive = 1
     """Epochs between rolling checkpoints, from which a run is resumed."""
     every_steps: Positive | None = None
     """Optimiser steps between rolling checkpoints, beside those of `every_epochs`; null: none."""
+    keep_last: Positive = 2
+    """Rolling checkpoints that stay in the run's folder: last.pt, from which a run is resumed, and those before it, of
+    which the latest takes its place when it is damaged."""
     keep_every_epochs: Positive = 60
     """Epochs between checkpoints that are kept and tracked. Method: 60 (`save_freq`)."""
     final_epochs: NotNegative = 60
     """Length of the final phase in which more checkpoints are kept. Method: 60."""
     keep_every_final_epochs: Positive = 10
     """Epochs between kept checkpoints in the final phase. Method: 10."""
+    track_every_minutes: Annotated[float, Field(ge=0)] | None = 30.0
+    """Least time between uploads of last.pt and best.pt to MLflow, minutes, where each replaces its predecessor; they
+    go too when the run stops or fails. From there `saccade run --resume` goes on with a run whose folder is lost. null:
+    of what rolls only best.pt goes, at the end, and such a run goes on from the last kept checkpoint."""
 
 
 class EngineSpec(Section):

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from saccade import checkpoint
-from saccade.checkpoint import link_checkpoint, load_checkpoint, save_checkpoint
+from saccade.checkpoint import earlier_checkpoints, link_checkpoint, load_checkpoint, save_checkpoint
 from saccade.errors import CheckpointError
 
 STATE: dict[str, Any] = {
@@ -62,11 +63,73 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.torch, "save", full_disk)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(CheckpointError) as caught:
             save_checkpoint(path, {"mark": 18})
+    assert str(caught.value) == f"{path}: cannot be written (No space left on device); the one before is still there"
+    assert os.listdir(tmp_path) == ["last.pt"]
     assert bits(load_checkpoint(path)) == bits(STATE)
     save_checkpoint(path, {"mark": 19})
     assert load_checkpoint(path) == {"mark": 19}
+
+
+@pytest.mark.parametrize("room", [0, 1000, 40_000, 43_000])
+def test_a_disk_that_is_full_at_any_point(room: int, tmp_path: Path) -> None:
+    """PyTorch's writer tells a failed write as an unexpected position, which nobody would understand."""
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, STATE, keep=2)
+    save_checkpoint(path, {"mark": 18}, keep=2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        with pytest.raises(CheckpointError, match=r"last.pt: cannot be written \(File too large\); the one before is"):
+            save_checkpoint(path, {"mark": 19, "weights": torch.ones(10_600)}, keep=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "last_1.pt"]
+    assert load_checkpoint(path) == {"mark": 18}
+    assert bits(load_checkpoint(tmp_path / "last_1.pt")) == bits(STATE)
+
+
+def test_the_last_few_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    (tmp_path / "last_words.pt").touch()  # not ours
+    for mark in range(5):
+        save_checkpoint(path, {"mark": mark}, keep=3)
+    assert [file.name for file in earlier_checkpoints(path)] == ["last_1.pt", "last_2.pt"]
+    assert [load_checkpoint(file)["mark"] for file in (path, *earlier_checkpoints(path))] == [4, 3, 2]
+    save_checkpoint(path, {"mark": 5}, keep=2)
+    assert [load_checkpoint(file)["mark"] for file in (path, *earlier_checkpoints(path))] == [5, 4]
+    save_checkpoint(path, {"mark": 6})
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "last_words.pt"]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_killed_while_they_move_up_the_last_is_the_last(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, calls = tmp_path / "last.pt", 0
+    for mark in range(3):
+        save_checkpoint(path, {"mark": mark}, keep=3)
+    replace = Path.replace
+
+    def dying(self: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(path, {"mark": 3}, keep=3)
+    marks = [load_checkpoint(file)["mark"] for file in (path, *earlier_checkpoints(path))]
+    assert marks == {1: [2, 1, 0], 2: [2, 1, 1], 3: [2, 2, 1]}[number]
+    save_checkpoint(path, {"mark": 3}, keep=3)
+    assert load_checkpoint(path) == {"mark": 3}
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 DIES_WHILE_WRITING = """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from saccade import pretrain
 from saccade.checkpoint import load_checkpoint, save_checkpoint
@@ -175,6 +176,56 @@ def test_data_that_has_moved_is_a_way_to_go_on(trained: Path, tmp_path: Path, ma
     make(root=tmp_path / "moved")
     assert main([str(trained)]) == 0
     assert load_checkpoint(trained / "checkpoints" / "last.pt")["learner"]["step"] == 4
+
+
+def cut(path: Path) -> None:
+    """Damage a file, but not what other names it has."""
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def test_the_one_before_takes_the_place_of_a_damaged_checkpoint(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = make("evaluation.retrieval.enabled=false")
+    assert main([str(folder)]) == 0
+    unbroken = load_checkpoint(folder / "checkpoints" / "last.pt")["learner"]["networks"]["encoder"]
+    assert load_checkpoint(folder / "checkpoints" / "last_1.pt")["learner"]["step"] == 2
+    cut(folder / "checkpoints" / "last.pt")
+    capfd.readouterr()
+    assert main([str(folder)]) == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if "readable" in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"saccade: {folder}/checkpoints/last.pt: not a readable checkpoint (")
+    assert told[0].endswith("; going on from the one before, last_1.pt (it is kept as damaged_last.pt)")
+    again = load_checkpoint(folder / "checkpoints" / "last.pt")["learner"]
+    assert again["step"] == 4
+    assert all(torch.equal(value, unbroken[name]) for name, value in again["networks"]["encoder"].items())
+    # Both of them: then that of the last kept epoch.
+    for name in ("last.pt", "last_1.pt"):
+        cut(folder / "checkpoints" / name)
+    capfd.readouterr()
+    assert main([str(folder)]) == 0
+    assert "going on from the one before, epoch_0002.pt" in capfd.readouterr().err
+
+
+def test_a_damaged_checkpoint_of_the_evaluation_costs_only_that(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    probe = "evaluation.linear_probe"
+    settings = [f"{probe}.enabled=true", f"{probe}.epochs=1", f"{probe}.batch_size=4", f"{probe}.decay_epochs=[]"]
+    folder = make("evaluation.retrieval.enabled=false", "pretrain.epochs=1", *settings)
+    assert main([str(folder)]) == 0
+    scores = [event["values"] for event in events(folder, "metrics") if "test/linear_probe_top1" in event["values"]]
+    for name in ("evaluation.pt", "evaluation_1.pt"):
+        cut(folder / "checkpoints" / name)
+    capfd.readouterr()
+    assert main([str(folder)]) == 0
+    assert (
+        "evaluating anew from the end of pre-training (it is kept as damaged_evaluation.pt)" in capfd.readouterr().err
+    )
+    assert [
+        event["values"] for event in events(folder, "metrics") if "test/linear_probe_top1" in event["values"]
+    ] == scores
+    assert len(scores) == 1
+    assert load_checkpoint(folder / "checkpoints" / "evaluation.pt")["scores"]["linear_probe"]
 
 
 def test_a_damaged_checkpoint_is_told(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -108,6 +108,8 @@ OURS = {
     "evaluation.finetune.splits": (),
     "checkpoint.every_epochs": 1,
     "checkpoint.every_steps": None,
+    "checkpoint.keep_last": 2,
+    "checkpoint.track_every_minutes": 30.0,
     "engine.device": "auto",
     "engine.precision": "auto",
     "engine.threads": None,

@@ -149,7 +149,7 @@ class _Progress:
             "classifier": {} if classifier is None else classifier.state_dict(),
             "mark": self.run.journal.mark(),
         }
-        save_checkpoint(self.path, state)
+        save_checkpoint(self.path, state, keep=self.run.spec.checkpoint.keep_last)
 
 
 def run_classifiers(run: Run, tasks: Sequence[Task], saved: Mapping[str, Any] | None) -> None:

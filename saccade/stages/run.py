@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from saccade import builders
-from saccade.checkpoint import load_checkpoint
+from saccade.checkpoint import (
+    HINT,
+    DamagedError,
+    earlier_checkpoints,
+    link_checkpoint,
+    load_checkpoint,
+    set_aside,
+)
 from saccade.datasets.clips import ClipChooser, VideoClips
 from saccade.datasets.layout import Dataset, Video
 from saccade.engine.device import pick_machine
@@ -128,25 +136,52 @@ class Saved:
 
 
 def load_saved(folder: Path) -> Saved:
-    """Read the checkpoints of a run's folder.
+    """Read the checkpoints of a run's folder; where one is damaged, the one before takes its place.
 
     Raises:
-        CheckpointError: One is damaged.
+        CheckpointError: That of pre-training is damaged, and there is none before.
     """
-    pretraining, evaluation = _load(folder, LAST), _load(folder, EVALUATION)
-    if evaluation is not None and evaluation["step"] != (pretraining["learner"]["step"] if pretraining else 0):
-        # Of a pre-training whose checkpoint was removed to start over.
+    pretraining = _load(folder / LAST, _KEYS[LAST])
+    try:
+        evaluation = _load(folder / EVALUATION, _KEYS[EVALUATION])
+    except DamagedError as error:
+        aside = set_aside(folder / EVALUATION)
         (folder / EVALUATION).unlink()
+        _warn(error, f"evaluating anew from the end of pre-training (it is kept as {aside.name})")
+        evaluation = None
+    if evaluation is not None and evaluation["step"] != (pretraining["learner"]["step"] if pretraining else 0):
+        # Of a pre-training whose checkpoint was removed to start over, or has gone back to an earlier one.
+        for path in (folder / EVALUATION, *earlier_checkpoints(folder / EVALUATION)):
+            path.unlink()
         evaluation = None
     return Saved(pretraining, evaluation)
 
 
-def _load(folder: Path, name: str) -> dict[str, Any] | None:
-    path = folder / name
+def _load(path: Path, keys: set[str]) -> dict[str, Any] | None:
     if not path.exists():
         return None
+    try:
+        return _load_one(path, keys)
+    except DamagedError as error:
+        damage = error
+    epochs = sorted(path.parent.glob("epoch_*.pt"), reverse=True) if path.name == Path(LAST).name else []
+    for earlier in (*earlier_checkpoints(path), *epochs):
+        with suppress(DamagedError):
+            state = _load_one(earlier, keys)
+            aside = set_aside(path)
+            link_checkpoint(earlier, path)
+            _warn(damage, f"going on from the one before, {earlier.name} (it is kept as {aside.name})")
+            return state
+    raise damage
+
+
+def _warn(damage: DamagedError, remedy: str) -> None:
+    print(f"saccade: {str(damage).removesuffix(HINT)}; {remedy}", file=sys.stderr, flush=True)
+
+
+def _load_one(path: Path, keys: set[str]) -> dict[str, Any]:
     state = load_checkpoint(path)
-    if not _KEYS[name] <= state.keys():
+    if not keys <= state.keys():
         raise CheckpointError(f"{path}: not a checkpoint of this kind of run; remove it to start over")
     return state
 
