@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from saccade import __version__
-from saccade.commands import data, runs
+from saccade.commands import data, runs, sweep
 from saccade.commands.options import Overrides, RunsRoot, SpecPath
 from saccade.commands.server import server
 from saccade.errors import SaccadeError
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
+app.add_typer(sweep.app, name="sweep")
 app.command()(server)
 
 

@@ -119,9 +119,7 @@ class Ledger:
             trial = session.get_one(models.TrialModel, trial_id)
             if trial.state == TrialState.RUNNING:
                 self._beat(session, trial_id, now)
-            study = session.get_one(models.StudyModel, self._study_id)
-            stop = models.StudyUserAttributeModel.find_by_study_and_key(study, STOP, session)
-            asked = stop is not None and json.loads(stop.value_json)
+            asked = self._study_attribute(session, STOP)
             return Renewal(held=trial.state == TrialState.RUNNING, stop=bool(asked))
 
     def hand_back(self, trial_id: int) -> None:
@@ -141,15 +139,26 @@ class Ledger:
             more = trials is None or self._new_ones(session) < trials
             return more and not self._is_late(session, hours, now)
 
-    def define(self, key: str, text: str) -> str:
-        """Note JSON about the study for good, unless there is some; returns what is there."""
+    def define(self, key: str, value: object) -> None:
+        """Note something about the study for good, unless it is there."""
         with self._locked() as session:
-            study = session.get_one(models.StudyModel, self._study_id)
-            found = models.StudyUserAttributeModel.find_by_study_and_key(study, key, session)
-            if found is not None:
-                return str(found.value_json)
-            session.add(models.StudyUserAttributeModel(study_id=self._study_id, key=key, value_json=text))
-            return text
+            if self._study_attribute(session, key) is None:
+                self._set_study(session, key, value)
+
+    def ask_to_stop(self, wanted: bool) -> None:
+        """Ask all workers to stop, or take that back."""
+        with self._locked() as session:
+            self._set_study(session, STOP, wanted)
+
+    def take_turn(self, key: str, every_sec: float) -> bool:
+        """Whether something that one machine is enough for is to be done now, and by the caller."""
+        with self._locked() as session:
+            now = self._now(session)
+            last = self._study_attribute(session, key)
+            if last is not None and now - datetime.fromisoformat(str(last)) < timedelta(seconds=every_sec):
+                return False
+            self._set_study(session, key, now.isoformat())
+            return True
 
     # Transactions ----------------------------------------------------------------------------------------------------
 
@@ -210,6 +219,17 @@ class Ledger:
             if self._get(session, trial).get(WORKER) == worker:
                 return int(trial.trial_id)
         return None
+
+    def _study_attribute(self, session: orm.Session, key: str) -> object:
+        found = session.query(models.StudyUserAttributeModel).filter_by(study_id=self._study_id, key=key).one_or_none()
+        return None if found is None else json.loads(found.value_json)
+
+    def _set_study(self, session: orm.Session, key: str, value: object) -> None:
+        found = session.query(models.StudyUserAttributeModel).filter_by(study_id=self._study_id, key=key).one_or_none()
+        if found is None:
+            found = models.StudyUserAttributeModel(study_id=self._study_id, key=key)
+            session.add(found)
+        found.value_json = json.dumps(value)
 
     @staticmethod
     def _get(session: orm.Session, trial: models.TrialModel) -> System:

@@ -77,6 +77,16 @@ class Space:
         """A point as Optuna stores it."""
         return {path: _encoded(value) for path, value in point.items()}
 
+    def decoded(self, params: Mapping[str, object]) -> Point:
+        """What `encoded` was made of."""
+        point: Point = {}
+        for dimension in self.dimensions:
+            if dimension.path in params:
+                stored = params[dimension.path]
+                choices = [value for value in dimension.choices if _same(_encoded(value), stored)]
+                point[dimension.path] = choices[0] if choices else stored  # type: ignore[assignment]
+        return point
+
     def _active(self, point: Point) -> Iterator[Dimension]:
         """The dimensions whose conditions hold at a point that the caller is filling in meanwhile."""
         for dimension in self.dimensions:

@@ -1,11 +1,12 @@
 """The study's database: opened, waited for while it is away, and the study in it."""
 
-import json
+import secrets
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +36,8 @@ __all__ = [
 
 DEFINITION = "saccade:definition"
 """User attribute of a study: what every machine has to agree on."""
+STUDY_ID = "saccade:id"
+"""User attribute of a study: its name on MLflow servers, where others of the same name may be."""
 _PAUSE_SEC = (0.2, 5.0)
 _TABLE_TRIES = 5
 _T = TypeVar("_T")
@@ -100,7 +103,8 @@ def open_study(sweep: Sweep, runs_root: Path, *, create: bool = True) -> Opened:
         raise SpecError(f"there is no study '{name}' at {redact(url)} yet; begin it with saccade sweep") from None
     lease = sweep.file.lease
     ledger = Ledger(storage.engine, study._study_id, renew_sec=lease.renew_sec, grace_sec=lease.grace_sec)
-    ledger.define(DEFINITION, json.dumps(definition(sweep)))
+    ledger.define(DEFINITION, definition(sweep))
+    ledger.define(STUDY_ID, secrets.token_hex(8))
     check_definition(sweep, study)
     return Opened(storage, study, ledger)
 
@@ -161,28 +165,41 @@ def patiently(act: Callable[[], _T], stop: threading.Event, say: Callable[[str],
     """
     pause, told = _PAUSE_SEC[0], False
     while True:
-        try:
+        with if_there() as answer:
             result = act()
-        except (sa.exc.OperationalError, sa.exc.InterfaceError, StorageInternalError) as error:
-            if not _is_outage(error):
-                raise
-            if stop.is_set():
-                raise AwayError(f"the storage is away: {_line(error)}") from None
-            if pause > 1 and not told:
-                say(f"sweep: the storage is away ({_line(error)}); nothing is lost: waiting for it")
-                told = True
-            stop.wait(pause)
-            pause = min(2 * pause, _PAUSE_SEC[1])
-            continue
-        if told:
-            say("sweep: the storage is back")
-        return result
+        if not answer.trouble:
+            if told:
+                say("sweep: the storage is back")
+            return result
+        if stop.is_set():
+            raise AwayError(f"the storage is away: {answer.trouble}")
+        if pause > 1 and not told:
+            say(f"sweep: the storage is away ({answer.trouble}); nothing is lost: waiting for it")
+            told = True
+        stop.wait(pause)
+        pause = min(2 * pause, _PAUSE_SEC[1])
 
 
-def _is_outage(error: Exception) -> bool:
-    return not isinstance(error, StorageInternalError) or isinstance(
-        error.__cause__, sa.exc.OperationalError | sa.exc.InterfaceError
-    )
+@dataclass
+class Answer:
+    """Whether the storage has answered."""
+
+    trouble: str = ""
+    """Why not, in one line; empty when it has."""
+
+
+@contextmanager
+def if_there() -> Iterator[Answer]:
+    """Do something with the storage, and leave it at that when it is away or too busy."""
+    answer = Answer()
+    try:
+        yield answer
+    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+        answer.trouble = _line(error)
+    except StorageInternalError as error:
+        if not isinstance(error.__cause__, sa.exc.OperationalError | sa.exc.InterfaceError):
+            raise
+        answer.trouble = _line(error)
 
 
 @contextmanager

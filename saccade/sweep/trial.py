@@ -2,17 +2,13 @@
 
 import math
 import statistics
-import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 import optuna
-from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import OperationalError
 
 from saccade.chain import is_finished
 from saccade.errors import RunError
@@ -23,7 +19,9 @@ from saccade.spec import Spec
 from saccade.spec_reader import expand_env
 from saccade.supervisor import supervise
 from saccade.sweep.spec import Sweep
+from saccade.sweep.storage import if_there
 from saccade.tracking.shipping_state import ShippingState
+from saccade.tracking.study import STUDY_TAG
 
 __all__ = ["Ending", "Facts", "Result", "TrialRuns", "last_values"]
 
@@ -35,6 +33,8 @@ class Facts:
     """What is known of a trial when a worker begins with it."""
 
     number: int
+    study_id: str
+    """Unlike that of any other study."""
     retry_of: int | None
     """The trial that it takes up, whose worker is gone."""
     runs: tuple[str, ...]
@@ -98,7 +98,7 @@ class TrialRuns:
         self._sweep, self._trial, self._facts, self._spec = sweep, trial, facts, spec
         self._runs_root, self._parent, self._command = runs_root.absolute(), parent, command
         self._leave, self._lost, self._note = leave, lost, note
-        self._runs = list(facts.runs)
+        self._runs, self._argv = list(facts.runs), ["saccade", "sweep", str(sweep.path)]
         self._pruned = ""
 
     def work(self) -> Result:
@@ -138,7 +138,7 @@ class TrialRuns:
         if place < len(self._runs) and (self._runs_root / self._runs[place] / "run.json").exists():
             return RunDir(self._runs_root / self._runs[place])
         weights = find_initial_weights(spec, self._runs_root)
-        run = create_run(self._runs_root, spec, sys.argv)
+        run = create_run(self._runs_root, spec, self._argv)
         if weights is not None:
             adopt(weights, spec.encoder.weights, run)
         self._runs[place:] = [run.id]
@@ -180,7 +180,7 @@ class TrialRuns:
             begun = run.journal.exists()
             try:
                 if begun:  # Another machine, perhaps, another commit
-                    update_run(run, spec, sys.argv)
+                    update_run(run, spec, self._argv)
                 return supervise(
                     run,
                     resume=begun,
@@ -201,6 +201,7 @@ class TrialRuns:
         tags = {
             "sweep": self._sweep.file.name,
             "optuna.study": self._sweep.file.name,
+            STUDY_TAG: self._facts.study_id,
             "optuna.trial": str(self._facts.number),
             "optuna.state": "RUNNING",
         }
@@ -229,14 +230,14 @@ class Watch:
         except (FileNotFoundError, RunError):  # Not begun, or being cut just now
             self._offset = self._count = 0
             return ""
-        try:
-            return self._tell()
-        except (StorageInternalError, OperationalError):  # Away: the scores are told the next time
-            return ""
+        verdict = ""
+        with if_there():  # else the scores are told the next time
+            verdict = self._tell()
+        return verdict
 
     def finish(self) -> None:
         """Tell what has come since the last look, for other trials to be compared with."""
-        with suppress(StorageInternalError, OperationalError):
+        with if_there():
             self._read()
             for epoch, score in self._new:
                 self._report(epoch, score)

@@ -16,8 +16,6 @@ from pathlib import Path
 from types import FrameType
 
 import optuna
-import sqlalchemy as sa
-from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from saccade.errors import SaccadeError, SpecError
@@ -25,10 +23,19 @@ from saccade.spec import Spec
 from saccade.sweep.ledger import RETRY_OF, Ledger
 from saccade.sweep.reader import read_sweep
 from saccade.sweep.space import Point, Space
-from saccade.sweep.storage import Opened, build_pruner, build_sampler, check_definition, open_study, patiently
+from saccade.sweep.storage import (
+    STUDY_ID,
+    Opened,
+    build_pruner,
+    build_sampler,
+    check_definition,
+    if_there,
+    open_study,
+    patiently,
+)
 from saccade.sweep.trial import Ending, Facts, Result, TrialRuns
 
-__all__ = ["PARENT", "RUNS", "SPREAD", "WHY", "Job", "Worker", "main"]
+__all__ = ["PARENT", "RUNS", "SPREAD", "WHY", "Job", "Worker", "job_text", "main"]
 
 RUNS, SPREAD, WHY = "runs", "spread", "why"
 """User attributes of a trial: ids of its runs, one a seed; standard deviation over the seeds; why it ended early."""
@@ -129,6 +136,7 @@ class Worker:
         study.get_trials(deepcopy=False)  # so that Optuna's cache knows of the trial
         facts = Facts(
             frozen.number,
+            study.user_attrs[STUDY_ID],
             frozen.system_attrs.get(RETRY_OF),
             tuple(frozen.user_attrs.get(RUNS, ())),
             frozenset(frozen.intermediate_values),
@@ -209,10 +217,10 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._over.wait(self._renew_sec):
-            try:
+            with if_there() as answer:
                 renewal = self._ledger.renew(self._trial_id)
-            except (sa.exc.OperationalError, sa.exc.InterfaceError, StorageInternalError):
-                continue  # Away: whoever could take the trial from us cannot reach the storage either, or will wait.
+            if answer.trouble:
+                continue  # Whoever could take the trial from us does not reach the storage either, or will wait.
             if not renewal.held and not self._over.is_set():
                 self.lost.set()
             if renewal.stop:
