@@ -24,7 +24,7 @@ from saccade.errors import RunError
 from saccade.journal import last_attempt
 from saccade.progress import TERMINAL_VARIABLE
 from saccade.provenance import redact, strip_credentials
-from saccade.run_dir import SHIPPING_FILE, RunDir
+from saccade.run_dir import SHIPPING_FILE, BusyError, RunDir
 from saccade.tracking.address import is_server, local_uri, resolve_uri, run_link, with_credentials
 from saccade.tracking.model import ModelPackager
 from saccade.tracking.shipment import Shipment
@@ -117,6 +117,7 @@ def supervise(
     parent_run_id: str | None = None,
     stop: Callable[[], str | None] | None = None,
     quiet: bool = False,
+    package: bool = True,
 ) -> int:
     """Train a run from its folder and track it.
 
@@ -133,19 +134,22 @@ def supervise(
         stop: Asked about twice a second, while the trainer runs, for the reason to stop it; None: go on. A run that is
             stopped so ends as KILLED, with the reason as its tag saccade.ended.
         quiet: Nothing on the terminal: what would be said goes to the run's supervisor.log.
+        package: Track the encoder of a finished run as an MLflow model too, which takes many seconds.
 
     Returns:
         The exit code: 0 finished, 2 a user's mistake in the trainer, 129 / 130 / 143 stopped by SIGHUP / Ctrl-C /
         SIGTERM (143 by `stop` too), 1 failed otherwise. Tracking that is away changes none of them.
 
     Raises:
+        BusyError: Another process is at work on it.
         RunError: It cannot be started, or not be tracked as asked for.
     """
     console = Console(run.path / "supervisor.log" if quiet else None)
     with run.lock_supervisor():
         if run.trainer_lives():
-            raise RunError(f"run {run.id}: its trainer from before is still saving and stopping; try again in a moment")
+            raise BusyError(f"run {run.id}: its trainer from before is still saving and stopping; try again soon")
         state, uri = _state(run, resume, tracking_uri, experiment, console)
+        state.package = package
         state.tags |= {**(tags or {}), **({PARENT_TAG: parent_run_id} if parent_run_id else {})}
         shipment = Shipment(run, state, uri, console.say, attempt=last_attempt(run.journal) + 1)
         shipper, signals = Shipper(shipment, console.say), Signals(console.say, stop)
@@ -156,15 +160,16 @@ def supervise(
                 _await_tracking(run, shipper, signals, fresh=not resume)
                 where = _link(shipment) or f"{redact(uri)}, experiment '{state.experiment}'"
                 console.say(f"saccade: tracked at {where}")
-                packager = ModelPackager(run)
+                packager = ModelPackager(run) if package else None
                 try:
                     code, tail = _train(run, command, console, signals)
                     asked = signals.first
                     shipper.end(_outcome(code, asked, signals.reason, tail))
-                    if code == 0:
+                    if code == 0 and packager is not None:
                         _package(packager, console, signals)
                 finally:
-                    packager.give_up()
+                    if packager is not None:
+                        packager.give_up()
                 complete = shipper.drain(patience_sec, signals.after_end)
             finally:
                 shipper.leave()

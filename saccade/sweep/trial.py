@@ -26,6 +26,8 @@ from saccade.tracking.study import STUDY_TAG
 __all__ = ["Ending", "Facts", "Result", "TrialRuns", "last_values"]
 
 _BUSY_PAUSE_SEC = 1.0
+_PATIENCE_SEC = 5.0
+"""How long a trial waits at its end for a tracking server that is away; the rest is sent later."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,8 @@ class TrialRuns:
                     parent_run_id=self._parent,
                     stop=stop,
                     quiet=True,
+                    package=False,  # nobody loads the encoders of a search; saccade run of the best makes its model
+                    patience_sec=_PATIENCE_SEC,
                     command=self._command,
                 )
             except BusyError:  # The trainer of a worker that was killed is still saving.

@@ -51,6 +51,8 @@ class ShippingState:
     system_offset: int = 0
     """Bytes of system.jsonl that are on the server."""
     model_id: str = ""
+    package: bool = True
+    """The encoder of the finished run is to be tracked as an MLflow model too."""
     registered: str = ""
     """Id of the model that was made a version of a registered one."""
     outcome: Outcome | None = None

@@ -163,7 +163,7 @@ def _ship(
     if state.outcome is None:
         state.outcome = _outcome(run)
     state.save()
-    if state.outcome.status == "FINISHED" and not (run.path / "model").exists():
+    if state.outcome.status == "FINISHED" and state.package and not (run.path / "model").exists():
         trouble = package_model(run, threading.Event())
         if trouble:
             say(f"saccade: the MLflow model of run {run.id} could not be made: {trouble}")
@@ -171,7 +171,7 @@ def _ship(
     shipper = Shipper(shipment, say, insist=False)
     shipper.start()
     try:
-        complete = shipper.drain(patience_sec, threading.Event())
+        complete = shipper.drain(patience_sec, threading.Event(), large_files=not once)
     finally:
         shipper.leave()
     if shipper.failure and not (once and isinstance(shipper.trouble, GoneError)):
