@@ -9,7 +9,7 @@ from saccade.errors import RunError
 from saccade.run_dir import RunDir, list_runs, open_run
 from saccade.runs.record import RunRecord, local_record, tracked_record
 from saccade.tracking.address import with_credentials
-from saccade.tracking.reader import Reader, open_reader
+from saccade.tracking.reader import NotARunError, Reader, open_reader
 from saccade.tracking.shipping_state import ShippingState
 
 __all__ = ["STATUSES", "all_runs", "find_folder", "find_run", "find_runs", "tracked_run"]
@@ -32,6 +32,8 @@ def find_run(runs_root: Path, ref: str) -> RunRecord:
     try:
         reader = open_reader(runs_root)
         found = reader.find(ref) if reader is not None else []
+    except NotARunError:
+        raise
     except RunError as error:
         raise RunError(f"no run '{ref}' in {runs_root}, and it cannot be looked for elsewhere: {error}") from None
     if reader is None or not found:

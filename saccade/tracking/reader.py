@@ -18,12 +18,16 @@ from saccade.tracking.store import RUN_ID_TAG, DeniedError, GoneError, Store, Tr
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["Reader", "TrackedRun", "open_reader"]
+__all__ = ["NotARunError", "Reader", "TrackedRun", "open_reader"]
 
 OLDEST_SERVER = (3, 0)
 """Runs are tracked with logged models, which servers have since then."""
 _PAGE = 200
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class NotARunError(RunError):
+    """What goes by an id is a run of other software, or deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +152,8 @@ class Reader:
         """Runs that go by an MLflow id, by our id or the beginning of one, or by a name: the first of these that fits.
 
         Raises:
-            RunError: The server does not answer, or the MLflow id is of a deleted run or one that is not ours.
+            NotARunError: The MLflow id is of a deleted run, or of one that is not ours.
+            RunError: The server does not answer.
         """
         if _MLFLOW_ID.fullmatch(ref):
             found = self._by_mlflow_id(ref)
@@ -174,10 +179,10 @@ class Reader:
             with self._told():  # the same trouble once more, in our words
                 run = self._client.get_run(mlflow_id)
         if run.info.lifecycle_stage == "deleted":
-            raise RunError(f"{self.uri}: the MLflow run {mlflow_id} was deleted; restore it there")
+            raise NotARunError(f"{self.uri}: the MLflow run {mlflow_id} was deleted; restore it there")
         found = self._run(run)
         if not found.run_id:
-            raise RunError(
+            raise NotARunError(
                 f"{self.uri}: the MLflow run {mlflow_id} ('{found.name}' in experiment '{found.experiment}') is not "
                 f"one of saccade: it has no tag {RUN_ID_TAG}; give the id of a run that `saccade runs list` shows"
             )
@@ -274,7 +279,8 @@ def _check_version(uri: str) -> None:
     except urllib.error.HTTPError:
         return
     except (OSError, http.client.HTTPException) as error:
-        raise RunError(f"{redact(uri)}: {line(str(error))}; start the server, or set MLFLOW_TRACKING_URI") from None
+        why = line(str(getattr(error, "reason", "") or error))
+        raise RunError(f"{redact(uri)}: {why}; start the server, or set MLFLOW_TRACKING_URI") from None
     found = re.fullmatch(r"(\d+)\.(\d+)[\w.+-]*", said)
     if found is not None and (int(found[1]), int(found[2])) < OLDEST_SERVER:
         raise RunError(
