@@ -32,6 +32,7 @@ from saccade.tracking.shipper import PATIENCE_SEC, Shipper
 from saccade.tracking.shipping_state import Outcome, ShippingState
 from saccade.tracking.store import PARENT_TAG, DeniedError, GoneError, RefusedError
 from saccade.tracking.system import SystemSampler
+from saccade.tracking.views import STANDARD_VIEWS, view_link
 
 __all__ = ["runs_option", "supervise"]
 
@@ -328,6 +329,8 @@ def _report(run: RunDir, shipment: Shipment, console: Console, *, complete: bool
         if shipment.uri == local_uri(run.root):
             see = f"with: saccade ui{runs_option(run)}"
         console.say(f"saccade: run {run.id} finished; see it {see}")
+        for view in STANDARD_VIEWS if _link(shipment) else ():
+            console.say(f"saccade: {view.name}: {view_link(shipment.uri, state.experiment_id, view)}")
     elif state.outcome.status == "KILLED":
         console.say(f"saccade: run {run.id} stopped; {go_on}")
     elif code != MISTAKE:  # A mistake has had its line, which says what to do.

@@ -20,6 +20,7 @@ from saccade.tracking.registry import register_version
 from saccade.tracking.shipping_state import ShippingState
 from saccade.tracking.store import PARENT_TAG, OutageError, Point, RefusedError, Store
 from saccade.tracking.system import SYSTEM_FILE
+from saccade.tracking.views import write_views
 
 __all__ = ["MODEL_FOLDER", "Shipment"]
 
@@ -140,6 +141,7 @@ class Shipment:
             )
             state.save()
         store.begin(state.mlflow_run_id, record["params"], tags, running=state.outcome is None)
+        write_views(store, state.experiment_id)
         for pattern in ("spec*.yaml", "environment*.txt", "git*.diff"):
             self._enqueue(path.name for path in sorted(self.run.path.glob(pattern)) if path.stat().st_size)
         state.save()

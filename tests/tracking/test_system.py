@@ -60,7 +60,7 @@ def sample(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     return take
 
 
-@pytest.mark.parametrize(("doing", "low", "high"), [("time.sleep(1)", 0, 10), ("pass", 25, 230)])
+@pytest.mark.parametrize(("doing", "low", "high"), [("time.sleep(1)", 0, 3), ("pass", 4, 230)])
 def test_a_process_with_its_child(
     sample: Callable[..., list[dict[str, Any]]], doing: str, low: float, high: float
 ) -> None:
