@@ -11,6 +11,7 @@ import typer
 from saccade import __version__
 from saccade.commands import data, runs, sweep
 from saccade.commands.options import Overrides, RunsRoot, SpecPath
+from saccade.commands.plan import plan
 from saccade.commands.server import server
 from saccade.errors import SaccadeError
 
@@ -26,6 +27,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
 app.add_typer(sweep.app, name="sweep")
 app.command()(server)
+app.command()(plan)
 
 
 def _say_version(asked: bool) -> None:

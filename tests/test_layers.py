@@ -236,7 +236,8 @@ def _read_anywhere(
 ) -> set[tuple[str, ...]]:
     found = set()
     for name, tree in sources.items():
-        if not name.startswith("saccade.spec"):
+        # Nor in a plan, which only talks about settings.
+        if not name.startswith(("saccade.spec", "saccade.plan")):
             reads = _Reads(settings, sections)
             reads.visit(tree)
             found |= reads.found
