@@ -21,7 +21,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import orm
 
-__all__ = ["RETRY_OF", "WORKER", "Ledger", "Renewal", "Taken"]
+__all__ = ["RETRY_OF", "WORKER", "Ledger", "Renewal", "Taken", "utc_now"]
 
 RETRY_OF, _HISTORY = "failed_trial", "retry_history"
 """System attributes of a trial that takes up another one, named as by Optuna's RetryHeartbeatStaleTrialCallback."""
@@ -52,6 +52,11 @@ class Renewal:
     """The trial is still its own."""
     stop: bool
     """Somebody asked all workers to stop."""
+
+
+def utc_now() -> datetime:
+    """This machine's time, as databases keep it: without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 class Ledger:
@@ -173,7 +178,7 @@ class Ledger:
     def _now(self, session: orm.Session) -> datetime:
         """The database's time, UTC; contacts are noted."""
         if self._engine.dialect.name == "sqlite":  # Here, with the one machine's clock to the millisecond
-            now = datetime.now(UTC).replace(tzinfo=None)
+            now = utc_now()
         else:
             now = session.execute(sa.text("SELECT clock_timestamp() AT TIME ZONE 'utc'")).scalar_one()
         first, last = self._contact or (now, now)

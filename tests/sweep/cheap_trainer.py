@@ -2,8 +2,8 @@
 
 Beside that it behaves as the real one: journal, a checkpoint an epoch, stop request, resume, exit codes. Of the JSON:
 `pause` (seconds an epoch), `die_at` ({margin_h: epoch}: it dies of a segmentation fault in the first attempt there, or
-in every one if the epoch is negative), `silent` (margins whose runs log no score). Each epoch that it does is written to
-RUN_DIR/epochs.txt, so that a test sees which were done twice.
+in every one if the epoch is negative), `silent` (margins whose runs log no score). Each epoch that it does is written
+to RUN_DIR/epochs.txt, so that a test sees which were done twice.
 """
 
 import json
