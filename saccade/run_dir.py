@@ -32,8 +32,26 @@ from saccade.provenance import environment_text, git_state, machine, packages, r
 from saccade.spec import Spec
 from saccade.spec_reader import dump_spec, flatten, group_hash, spec_hash
 
-__all__ = ["SHIPPING_FILE", "BusyError", "RunDir", "RunLock", "create_run", "list_runs", "open_run", "update_run"]
+__all__ = [
+    "BEST",
+    "EVALUATION",
+    "LAST",
+    "SHIPPING_FILE",
+    "BusyError",
+    "RunDir",
+    "RunLock",
+    "create_run",
+    "list_runs",
+    "open_run",
+    "update_run",
+]
 
+LAST = "checkpoints/last.pt"
+"""The rolling checkpoint of pre-training."""
+BEST = "checkpoints/best.pt"
+"""That of the best validation."""
+EVALUATION = "checkpoints/evaluation.pt"
+"""The rolling checkpoint of what comes after pre-training."""
 SHIPPING_FILE = "shipping.json"
 """What of a run is on the tracking server (`saccade.tracking.shipping_state`)."""
 
@@ -261,9 +279,9 @@ def _write_record(
         "git": git.summary(),
         "packages": packages(),
         # Kept as plain values, so that a run can be shipped after the spec has grown other keys.
+        "track_every_minutes": spec.checkpoint.track_every_minutes,
         "system_metrics_sec": spec.tracking.system_metrics_sec,
         "register_model": spec.tracking.register_model,
-        "track_every_minutes": spec.checkpoint.track_every_minutes,
         "params": {key: _param(value) for key, value in flatten(spec).items()},
         "spec_hash": spec_hash(spec),
         "group_hash": group_hash(spec),

@@ -30,16 +30,10 @@ from saccade.initial_weights import initial_weights_file, read_record
 from saccade.journal import Journal
 from saccade.models.export import load_weights
 from saccade.models.heads import Projection
+from saccade.run_dir import BEST, EVALUATION, LAST
 from saccade.spec import Spec
 
 __all__ = ["BEST", "EVALUATION", "LAST", "Best", "Run", "Saved", "check_digest", "load_saved"]
-
-LAST = "checkpoints/last.pt"
-"""The rolling checkpoint of pre-training."""
-BEST = "checkpoints/best.pt"
-"""That of the best validation."""
-EVALUATION = "checkpoints/evaluation.pt"
-"""The rolling checkpoint of what comes after it."""
 
 _KEYS = {
     LAST: {"mark", "learner", "dataset"},

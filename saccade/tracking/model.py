@@ -26,8 +26,8 @@ from saccade.errors import WeightsError
 from saccade.provenance import redact
 from saccade.run_dir import RunDir
 from saccade.tracking.address import resolve_uri, sqlite_file
-from saccade.tracking.shipment import MODEL_FOLDER
 from saccade.tracking.store import CLIENT_SETTINGS, line
+from saccade.tracking.uploads import MODEL_FOLDER
 
 if TYPE_CHECKING:
     from torch import nn
@@ -211,8 +211,9 @@ def fetch_model(uri: str, *, runs_root: str | Path = "runs") -> Path:
     try:
         # In the environment too: where a run's model lies, MLflow looks up there, whatever it is passed.
         with _client_settings(resolve_uri(None, runs_root)):
-            import mlflow
             from mlflow.exceptions import MlflowException
+
+            import mlflow
 
             address = mlflow.get_tracking_uri()  # the calling program may have set its own
             file = sqlite_file(address)

@@ -3,11 +3,10 @@
 Metrics go first and never wait for files: a server that refuses or cannot store artifacts still gets the curves.
 """
 
-import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,18 +15,16 @@ from typing import Any
 from saccade.journal import Event, last_attempt, read_journal
 from saccade.run_dir import RunDir
 from saccade.tracking.note import note
-from saccade.tracking.registry import register_version
 from saccade.tracking.shipping_state import ShippingState
-from saccade.tracking.store import PARENT_TAG, OutageError, Point, RefusedError, Store
+from saccade.tracking.store import PARENT_TAG, Point, RefusedError, Store
 from saccade.tracking.system import SYSTEM_FILE
+from saccade.tracking.uploads import JOURNAL, MODEL_FOLDER, Uploads
 from saccade.tracking.views import write_views
 
-__all__ = ["MODEL_FOLDER", "Shipment"]
+__all__ = ["Shipment"]
 
-MODEL_FOLDER = "model"
 _BATCH_POINTS, _BATCH_TAGS = 1000, 50
 _LIVE_PAUSE_SEC = 1.0
-_UPLOAD_BACKOFF_SEC = (1.0, 10.0)
 
 
 @dataclass
@@ -85,14 +82,11 @@ class Shipment:
         self.attempt = attempt
         self.last_call = False
         """Nothing more will be added to the run's folder."""
-        self.trouble = ""
-        """Why files could not be uploaded the last time."""
+        self.uploads = Uploads(run, state, say, self._refuse)
         self._store: Store | None = None
-        self._queue: list[tuple[str, str]] = []
         self._seen_attempt = False
         self._closing = False
         self._logged_at = -math.inf
-        self._upload_at, self._upload_backoff = -math.inf, _UPLOAD_BACKOFF_SEC[0]
 
     def step(self) -> bool:
         """Do what is next; False when there is nothing to do for now.
@@ -106,13 +100,9 @@ class Shipment:
             return True
         if self._send_journal(self._store) or self._send_system(self._store) or self._send_status(self._store):
             return True
-        if time.monotonic() >= self._upload_at and self._upload(self._store):
-            return True
-        return self._conclude()
-
-    def retry_now(self) -> None:
-        """Forget how long uploads were to be put off."""
-        self._upload_at, self._upload_backoff = -math.inf, _UPLOAD_BACKOFF_SEC[0]
+        if self.attempt is not None:
+            self.uploads.watch()
+        return self.uploads.step(self._store) or self._conclude()
 
     def unsent(self) -> str:
         """What is not on the server, in words: "12 events, 3 files"; empty when all is."""
@@ -142,8 +132,9 @@ class Shipment:
             state.save()
         store.begin(state.mlflow_run_id, record["params"], tags, running=state.outcome is None)
         write_views(store, state.experiment_id)
-        for pattern in ("spec*.yaml", "environment*.txt", "git*.diff"):
-            self._enqueue(path.name for path in sorted(self.run.path.glob(pattern)) if path.stat().st_size)
+        for pattern in ("run.json", "spec*.yaml", "environment*.txt", "git*.diff"):
+            self.uploads.add(path.name for path in sorted(self.run.path.glob(pattern)) if path.stat().st_size)
+        self.uploads.add(name for name in ("inputs", "then") if (self.run.path / name).is_dir())
         state.save()
         return store
 
@@ -167,7 +158,8 @@ class Shipment:
             if not self._seen_attempt:
                 return False
         batch = self._next_batch(self.run.journal, self.state.offset)
-        wait = attempt is not None and not batch.full and time.monotonic() < self._logged_at + _LIVE_PAUSE_SEC
+        pauses = attempt is not None and not batch.full and not self.uploads.journal_first
+        wait = pauses and time.monotonic() < self._logged_at + _LIVE_PAUSE_SEC
         if not batch.events or wait:
             return False
         state = self.state
@@ -181,7 +173,7 @@ class Shipment:
             state.save()
             self._refuse(store.log(state.mlflow_run_id, points, tags))
         self._log_datasets(store, batch.datasets)
-        self._enqueue(batch.files)
+        self.uploads.add(batch.files)
         if "summary.md" in batch.files:
             self._describe(store)
         state.offset = batch.end
@@ -243,103 +235,19 @@ class Shipment:
         state = self.state
         if not (self.last_call and state.status_final) or state.complete:
             return False
+        assert state.outcome is not None
+        self.uploads.watch(state.outcome.status)
         if not self._closing:
             self._closing = True
-            self._enqueue([self.run.log.name] if self.run.log.exists() else [])
-            self._enqueue([MODEL_FOLDER] if (self.run.path / MODEL_FOLDER / "MLmodel").is_file() else [])
-            self._enqueue(what.removeprefix("file ") for what in state.refused if what.startswith("file "))
+            self.uploads.add([self.run.log.name] if self.run.log.exists() else [])
+            self.uploads.add([MODEL_FOLDER] if (self.run.path / MODEL_FOLDER / "MLmodel").is_file() else [])
+            self.uploads.add([JOURNAL] if self.run.journal.exists() else [])
+            self.uploads.add(what.removeprefix("file ") for what in state.refused if what.startswith("file "))
             return True
         if not state.pending:
             state.complete = True
             state.save()
         return False
-
-    # Files -----------------------------------------------------------------------------------------------------------
-
-    def _enqueue(self, paths: Iterable[str]) -> None:
-        self.state.pending = list(dict.fromkeys([*self.state.pending, *paths]))
-
-    def _upload(self, store: Store) -> bool:
-        """Upload one file, or find out that the next in line needs no upload; False when there is none, or no luck."""
-        state = self.state
-        if not state.pending:
-            return False
-        path = state.pending[0]
-        try:
-            if path == MODEL_FOLDER:
-                self._upload_model(store)
-                self._register_model(store)
-            else:
-                self._upload_from(store, path)
-        except RefusedError as error:
-            self._refuse({f"file {path}": str(error)})
-            self._queue.clear()
-        except OutageError as error:
-            self.trouble = str(error)
-            self._upload_at = time.monotonic() + self._upload_backoff
-            self._upload_backoff = min(2 * self._upload_backoff, _UPLOAD_BACKOFF_SEC[1])
-            return False
-        else:
-            self.trouble = ""
-            self._upload_backoff = _UPLOAD_BACKOFF_SEC[0]
-            if not self._queue:
-                state.refused = {what: why for what, why in state.refused.items() if what != f"file {path}"}
-        if not self._queue:
-            state.pending = [other for other in state.pending if other != path]
-        state.save()
-        return True
-
-    def _upload_from(self, store: Store, path: str) -> None:
-        """Upload the next changed file of an announced path; the queue is empty when all of them are there."""
-        if not self._queue:
-            digests = {name: _sha256(self.run.path / name) for name in self._files_of(path)}
-            self._queue = [item for item in digests.items() if self.state.uploaded.get(item[0]) != item[1]]
-            if not self._queue:
-                return
-        name, digest = self._queue[0]
-        store.upload(self.state.mlflow_run_id, self.run.path / name, name)
-        self.state.uploaded = {**self.state.uploaded, name: digest}
-        self._queue.pop(0)
-
-    def _files_of(self, path: str) -> list[str]:
-        root = self.run.path.resolve()
-        target = (root / path).resolve()
-        if root not in target.parents:
-            raise RefusedError("it is not inside the run's folder")
-        if target.is_file():
-            return [path]
-        files = [file for file in sorted(target.rglob("*")) if file.is_file() and not file.name.startswith(".")]
-        if not files:
-            raise RefusedError("it is gone from the run's folder")
-        return [file.relative_to(root).as_posix() for file in files]
-
-    def _upload_model(self, store: Store) -> None:
-        state, folder = self.state, self.run.path / MODEL_FOLDER
-        if not (folder / "MLmodel").is_file():
-            raise RefusedError("it is gone from the run's folder")
-        names = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "MLmodel"]
-        digest = hashlib.sha256("".join(f"{file}\0{_sha256(file)}\0" for file in names).encode()).hexdigest()
-        sent = state.uploaded.get(MODEL_FOLDER)
-        if sent == digest:
-            return
-        if sent is not None or not state.model_id:
-            state.uploaded = {name: sent for name, sent in state.uploaded.items() if name != MODEL_FOLDER}
-            state.model_id = store.open_model(state.experiment_id, state.mlflow_run_id)
-            state.save()
-        steps = (event["step"] for event, _ in read_journal(self.run.journal) if event["kind"] == "metrics")
-        store.send_model(state.model_id, state.mlflow_run_id, folder, max(steps, default=0))
-        state.uploaded = {**state.uploaded, MODEL_FOLDER: digest}
-
-    def _register_model(self, store: Store) -> None:
-        """Make the model a version of a registered one, where the spec says so."""
-        state, record = self.state, self.run.record()
-        name = record.get("register_model")
-        if not name or state.registered == state.model_id:
-            return
-        description = f"Encoder of run {self.run.id}, {record['name']}"
-        version = register_version(store.client, name, state.model_id, state.mlflow_run_id, description)
-        state.registered = state.model_id
-        self._say(f"tracking: the model is version {version} of '{name}': models:/{name}/{version}")
 
 
 def _base_tags(record: dict[str, object], folder: Path) -> dict[str, str]:
@@ -362,11 +270,6 @@ def _base_tags(record: dict[str, object], folder: Path) -> dict[str, str]:
         "saccade.folder": str(folder),
     }
     return {key: str(value) for key, value in tags.items() if value}
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -57,10 +57,15 @@ class Shipper(threading.Thread):
         self._shipment.attempt = None
         self._hurry()
 
-    def drain(self, patience_sec: float, interrupted: threading.Event) -> bool:
+    def drain(self, patience_sec: float, interrupted: threading.Event, *, large_files: bool = True) -> bool:
         """Send the rest; True when all of it is on the server.
 
         Gives up after `patience_sec` in which nothing got through, or when `interrupted` is set.
+
+        Args:
+            patience_sec: As said.
+            interrupted: As said.
+            large_files: Be patient with a file for as long as it may take on a slow line.
         """
         self._shipment.last_call = True
         self._hurry()
@@ -69,7 +74,8 @@ class Shipper(threading.Thread):
         while self.is_alive():
             self.join(0.1)
             now = time.monotonic()
-            if interrupted.is_set() or now - self._progress > patience_sec:
+            patience = patience_sec + (self._shipment.uploads.allowance_sec if large_files else 0.0)
+            if interrupted.is_set() or now - self._progress > patience:
                 break
             if not told and self.is_alive() and now - began > _SILENT_SEC:
                 told = True
@@ -86,7 +92,7 @@ class Shipper(threading.Thread):
         self._wake.set()
 
     def _hurry(self) -> None:
-        self._shipment.retry_now()
+        self._shipment.uploads.retry_now()
         self._wake.set()
 
     # The thread ------------------------------------------------------------------------------------------------------
