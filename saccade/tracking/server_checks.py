@@ -158,6 +158,9 @@ def _postgresql_version(uri: str) -> str | None:
     address = uri.replace("postgresql+psycopg://", "postgresql://", 1)
     try:
         with psycopg.connect(address, connect_timeout=_CONNECT_SEC) as connection:
+            if connection.info.parameter_status("server_encoding") != "UTF8":
+                hint = "make it with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+                raise RunError(f"{redact(uri)}: the database's encoding is not UTF8, which MLflow fails on; {hint}")
             if connection.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
                 return None
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
