@@ -10,6 +10,7 @@ import typer
 
 from saccade import __version__
 from saccade.commands import data, runs, sweep
+from saccade.commands.doctor import doctor
 from saccade.commands.options import Overrides, RunsRoot, SpecPath
 from saccade.commands.plan import plan
 from saccade.commands.server import server
@@ -28,6 +29,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(sweep.app, name="sweep")
 app.command()(server)
 app.command()(plan)
+app.command()(doctor)
 
 
 def _say_version(asked: bool) -> None:

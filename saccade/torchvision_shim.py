@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["functional", "video_models"]
+__all__ = ["functional", "stands_in", "video_models"]
 
 # The two operators that torchvision registers fake kernels for at import time, whether or not it could load them.
 _SCHEMAS = (
@@ -55,6 +55,12 @@ def _declare_missing_operators() -> torch.library.Library | None:
 
 # The declarations live as long as this object, so the module holds on to it.
 _LIBRARY = _declare_missing_operators()
+
+
+def stands_in() -> bool:
+    """Whether torchvision's own operators could not be had, so that only their names are there."""
+    return _LIBRARY is not None
+
 
 from torchvision.models import video as video_models  # noqa: E402
 from torchvision.transforms.v2 import functional  # noqa: E402
