@@ -22,6 +22,8 @@ from saccade.gaze.masks import fixation_mask
 from saccade.gaze.scanpath import Fixation
 from saccade.rng import generator
 from saccade.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     TEST_JITTER,
     Augmentation,
     View,
@@ -32,6 +34,7 @@ from saccade.transforms import (
     draw_training_view,
     normalise,
 )
+from saccade.transforms_cpu import apply_view_cpu, normalise_in_place
 
 __all__ = [
     "ClipChooser",
@@ -322,15 +325,37 @@ def render(
     Returns:
         Clips `[B * V, 3, T, size, size]`, channels last in memory, and their masks `[B * V, 1, size, size]` or None.
     """
+    if device.type == "cpu":
+        return _render_on_cpu(samples, size=size, normalised=normalised)
     clips, masks = [], []
     for sample in samples:
         frames = sample.frames.to(device, non_blocking=True)
         planes = None if sample.masks is None else sample.masks.to(device, non_blocking=True)
         for v, view in enumerate(sample.views):
             plane = None if planes is None else planes[v : v + 1]
-            clip, mask = apply_view(frames[sample.positions[v]], plane, view, size=size)
+            clip, mask = apply_view(_frames_of(frames, sample.positions[v]), plane, view, size=size)
             clips.append(clip)
             if mask is not None:
                 masks.append(mask)
     inputs = normalise(torch.stack(clips)) if normalised else torch.stack(clips)
     return inputs.contiguous(memory_format=torch.channels_last_3d), torch.stack(masks) if masks else None
+
+
+def _frames_of(frames: Tensor, positions: Tensor) -> Tensor:
+    """Frames of a clip: they follow one another, so nothing is copied."""
+    first, last = int(positions[0]), int(positions[-1])
+    return frames[first : last + 1]
+
+
+def _render_on_cpu(samples: Sequence[Sample], *, size: int, normalised: bool) -> tuple[Tensor, Tensor | None]:
+    views = [(sample, v) for sample in samples for v in range(len(sample.views))]
+    clips = torch.empty(len(views), samples[0].positions.shape[1], size, size, 3)
+    masks = []
+    for clip, (sample, v) in zip(clips, views, strict=True):
+        plane = None if sample.masks is None else sample.masks[v : v + 1]
+        mask = apply_view_cpu(_frames_of(sample.frames, sample.positions[v]), plane, sample.views[v], clip)
+        if normalised:
+            normalise_in_place(clip, IMAGENET_MEAN, IMAGENET_STD)
+        if mask is not None:
+            masks.append(mask)
+    return clips.permute(0, 4, 1, 2, 3), torch.stack(masks) if masks else None

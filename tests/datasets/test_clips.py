@@ -28,7 +28,7 @@ from saccade.errors import DataError
 from saccade.gaze.masks import fixation_box
 from saccade.gaze.scanpath import Fixation
 from saccade.spec import AugmentationSpec
-from saccade.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Crop, View
+from saccade.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Crop, View, apply_view, normalise
 
 FULL = Augmentation(**AugmentationSpec().model_dump())
 GEOMETRY = replace(FULL, crop_area_min=0.3, jitter_probability=0.0, blur_probability=0.0)
@@ -178,13 +178,13 @@ class TestDecoding:
 
     def test_each_distinct_frame_is_decoded_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         decoded: Counter[str] = Counter()
-        decode = frames_module._decode
+        decode = frames_module.decode_frame
 
-        def counting(path: Path) -> np.ndarray:
-            decoded[path.name] += 1
-            return decode(path)
+        def counting(data: bytes, place: Path, *buffer: np.ndarray) -> np.ndarray:
+            decoded[place.name] += 1
+            return decode(data, place, *buffer)
 
-        monkeypatch.setattr(frames_module, "_decode", counting)
+        monkeypatch.setattr(frames_module, "decode_frame", counting)
         sample = VideoClips([write_video(tmp_path / "v", 40, rows=ROWS)], training_views())[Item(1, 0)]
         wanted = {*range(0, 8), *range(27, 35), *range(12, 20), *range(5, 13), *range(31, 39)}
         assert decoded == {f"{number:04d}.jpg": 1 for number in wanted}
@@ -353,6 +353,20 @@ class TestRender:
                     value = (grey + 3 * (start + t)) / 255
                     expected = (value - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
                     np.testing.assert_allclose(clip[channel, t].numpy(), expected, atol=1.01 / 255 / 0.22)
+
+    def test_the_cpu_gives_what_the_plain_path_gives(self, videos: tuple[Video, ...]) -> None:
+        dataset = VideoClips(videos, training_views(FULL))
+        samples = [dataset[Item(2, 0)], dataset[Item(2, 2)]]
+        clips, masks = render(samples, size=20, device=torch.device("cpu"))
+        assert masks is not None
+        views = [(sample, v) for sample in samples for v in range(6)]
+        for clip, mask, (sample, v) in zip(clips, masks, views, strict=True):
+            assert sample.masks is not None
+            frames = sample.frames[sample.positions[v]]
+            plain, plain_mask = apply_view(frames, sample.masks[v : v + 1], sample.views[v], size=20)
+            assert plain_mask is not None
+            torch.testing.assert_close(clip, normalise(plain), atol=1e-4, rtol=0)
+            torch.testing.assert_close(mask, plain_mask, atol=1e-4, rtol=0)
 
     def test_without_cells_there_are_no_masks(self, tmp_path: Path) -> None:
         dataset = VideoClips([write_video(tmp_path / "a", 20)], EvenClips(clip_frames=4, num_clips=3, crop=16))
