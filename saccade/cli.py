@@ -81,12 +81,10 @@ def analyze(
     videos: Annotated[
         int | None, typer.Option(min=1, help="Number of training videos; default: as many as the dataset on disk has.")
     ] = None,
-    tflops: Annotated[
-        float | None, typer.Option(min=1e-6, help="TFLOP a second to reckon with; default: this machine's, measured.")
-    ] = None,
+    tflops: Annotated[float | None, typer.Option(min=1e-6, help="TFLOP a second, to reckon time with.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes, FLOP and seconds.")] = False,
 ) -> None:
-    """Say what a spec costs before it is run: parameters, FLOP, memory and time of a training step."""
+    """Count what a training step costs, wherever it is run: parameters, FLOP, memory. `plan` measures it here."""
     from saccade.analysis.costs import analyse
     from saccade.analysis.table import as_text
     from saccade.spec_reader import read_spec

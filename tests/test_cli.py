@@ -68,7 +68,7 @@ def test_no_command_shows_the_help(saccade: Callable[..., Result]) -> None:
         assert err.startswith("Usage: saccade")
     code, out, err = saccade("--help")
     assert (code, err) == (0, "")
-    for command in ("run", "validate", "analyze", "schema", "ui", "import-weights", "data", "runs"):
+    for command in ("run", "plan", "doctor", "validate", "analyze", "schema", "ui", "import-weights", "data", "runs"):
         assert f"\n  {command} " in out
 
 
@@ -157,7 +157,7 @@ def test_analyze_prints_a_table_or_json(saccade: Callable[..., Result], tmp_path
     code, out, err = saccade(*words, "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
-    assert (found["clips_per_step"], found["videos"], found["timing"]["steps"]) == (12, 40, 300 * 20)
+    assert (found["clips_per_step"], found["videos"], found["steps"]) == (12, 40, 300 * 20)
     assert found["timing"]["flop_per_sec"] == 0.5e12
 
 

@@ -1,1 +1,1 @@
-"""`saccade analyze`: what a spec costs before it is run."""
+"""`saccade analyze`: what a spec costs, counted and not measured."""

@@ -1,4 +1,8 @@
-"""What a spec costs before it is run: parameters, floating-point operations, memory and time of a training step."""
+"""What a spec costs wherever it is run: parameters, floating-point operations and memory of a training step.
+
+All of it is counted and nothing is run, so neither the videos nor the machine need to be there. What it takes on the
+machine at hand is measured by `saccade plan`.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -6,12 +10,23 @@ import torch
 
 from saccade import builders
 from saccade.analysis.counting import LevelCost, Memory, PartCost, count, numel
-from saccade.analysis.timing import Timing, step_timing
 from saccade.engine.device import Machine, pick_machine
 from saccade.errors import SaccadeError
 from saccade.spec import Spec
 
-__all__ = ["Analysis", "analyse"]
+__all__ = ["Analysis", "Timing", "analyse"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds at a given rate; without loading of clips, clustering and evaluation."""
+
+    flop_per_sec: float
+    encoder_sec: float
+    """The encoder's part of a step."""
+    step_sec: float
+    training_sec: float | None
+    """None: nobody knows how many videos there are."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,10 @@ class Analysis:
     levels: tuple[LevelCost, ...]
     parts: tuple[PartCost, ...]
     memory: Memory
-    timing: Timing
+    steps: int | None
+    """Of the whole training; None: nobody knows how many videos there are."""
+    timing: Timing | None
+    """None: no rate was given."""
 
     @property
     def step_flop(self) -> int:
@@ -46,11 +64,10 @@ def analyse(spec: Spec, *, videos: int | None = None, tflops: float | None = Non
     Args:
         spec: What would be run.
         videos: Number of training videos; None: as many as the dataset on disk has, if it is there.
-        tflops: Rate to reckon with, TFLOP a second; None: this machine's, measured on the encoder.
+        tflops: Rate to reckon with, TFLOP a second; None: say nothing of time.
 
     Raises:
         SpecError: The spec does not fit that number of videos.
-        RunError: The device has too little memory to measure anything.
     """
     machine = pick_machine(spec.engine.device, spec.engine.precision, spec.engine.threads)
     source = "given"
@@ -80,8 +97,15 @@ def analyse(spec: Spec, *, videos: int | None = None, tflops: float | None = Non
         levels=levels,
         parts=parts,
         memory=memory,
-        timing=step_timing(learner.encoder, spec, machine, parts, clips, steps, tflops),
+        steps=steps,
+        timing=None if tflops is None else _timing(parts, steps, tflops * 1e12),
     )
+
+
+def _timing(parts: tuple[PartCost, ...], steps: int | None, flop_per_sec: float) -> Timing:
+    encoder, *heads = (part.forward_flop + part.backward_flop for part in parts)
+    step_sec = (encoder + sum(heads)) / flop_per_sec
+    return Timing(flop_per_sec, encoder / flop_per_sec, step_sec, None if steps is None else steps * step_sec)
 
 
 def _count_videos(spec: Spec) -> tuple[int | None, str]:

@@ -54,23 +54,24 @@ def _memory(analysis: Analysis) -> list[str]:
 
 
 def _time(analysis: Analysis) -> list[str]:
-    timing = analysis.timing
-    lines = [
-        f"rate      {_flop(timing.flop_per_sec)}/s ({timing.source})",
-        f"step      {duration(timing.step_sec)} for {_flop(analysis.step_flop)}, of which the encoder "
-        f"{duration(timing.encoder_sec)}",
-    ]
-    if timing.training_sec is None:
-        return [
-            *lines,
+    if analysis.steps is None:
+        lines = [
             f"training  unknown, as is the number of videos ({analysis.videos_source}); give --videos",
             f"          counted with a memory bank of {analysis.memory_rows} rows, the most that a step makes use of",
         ]
-    return [
-        *lines,
-        f"training  {duration(timing.training_sec)}: {timing.steps} steps, {analysis.videos} videos "
-        f"({analysis.videos_source}); loading of clips, clustering and evaluation not counted",
+    else:
+        lines = [f"training  {analysis.steps} steps, {analysis.videos} videos ({analysis.videos_source})"]
+    timing = analysis.timing
+    if timing is None:
+        return [*lines, "time      give --tflops to reckon with a rate; saccade plan measures what it takes here"]
+    lines += [
+        f"rate      {_flop(timing.flop_per_sec)}/s (given)",
+        f"step      {duration(timing.step_sec)} for {_flop(analysis.step_flop)}, of which the encoder "
+        f"{duration(timing.encoder_sec)}",
     ]
+    if timing.training_sec is not None:
+        lines.append(f"time      {duration(timing.training_sec)}; loading of clips, clustering, evaluation not counted")
+    return lines
 
 
 def _size(lengths: tuple[int, ...]) -> str:
