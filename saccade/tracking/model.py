@@ -211,9 +211,8 @@ def fetch_model(uri: str, *, runs_root: str | Path = "runs") -> Path:
     try:
         # In the environment too: where a run's model lies, MLflow looks up there, whatever it is passed.
         with _client_settings(resolve_uri(None, runs_root)):
-            from mlflow.exceptions import MlflowException
-
             import mlflow
+            from mlflow.exceptions import MlflowException
 
             address = mlflow.get_tracking_uri()  # the calling program may have set its own
             file = sqlite_file(address)
