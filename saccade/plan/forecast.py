@@ -47,8 +47,8 @@ class File:
     count: int
     bytes: int
     """Of all of them."""
-    tracked: bool
-    """Whether MLflow gets it too."""
+    tracked_bytes: int
+    """That MLflow keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Plan:
     @property
     def tracked_bytes(self) -> int:
         """That MLflow gets."""
-        return sum(file.bytes for file in self.files if file.tracked)
+        return sum(file.tracked_bytes for file in self.files)
 
 
 def overlapped_sec(piece: Piece, *, workers: int, gain: float, cores: float) -> float:
@@ -118,6 +118,8 @@ def forecast(spec: Spec, measured: Measured, tasks: Sequence[Task], *, weights: 
     clusterings = tuple(epoch for epoch in epochs if timetable.clusters_after(epoch))
     after = measured.prototype_step
     reckoning = _Reckoning(spec, measured)
+    stages = tuple(stage for stage in reckoning.stages(timetable, clusterings, tasks, weights) if stage.seconds)
+    files = _files(spec, measured, timetable, clusterings, tasks, sum(stage.seconds for stage in stages))
     return Plan(
         name=spec.name,
         measured=measured,
@@ -127,8 +129,8 @@ def forecast(spec: Spec, measured: Measured, tasks: Sequence[Task], *, weights: 
         epoch=reckoning.epoch(measured.step, timetable) if measured.step is not None else None,
         prototype_epoch=reckoning.epoch(after, timetable) if after is not None else None,
         clusterings=clusterings,
-        stages=tuple(stage for stage in reckoning.stages(timetable, clusterings, tasks, weights) if stage.seconds),
-        files=tuple(file for file in _files(spec, measured, timetable, clusterings, tasks) if file.count),
+        stages=stages,
+        files=tuple(file for file in files if file.count),
     )
 
 
@@ -218,7 +220,12 @@ class _Reckoning:
 
 
 def _files(
-    spec: Spec, measured: Measured, timetable: PretrainTimetable, clusterings: Sequence[int], tasks: Sequence[Task]
+    spec: Spec,
+    measured: Measured,
+    timetable: PretrainTimetable,
+    clusterings: Sequence[int],
+    tasks: Sequence[Task],
+    seconds: float,
 ) -> list[File]:
     """What is in the run's folder at its end, but for pictures and tables."""
     plain, full = measured.checkpoint_bytes, measured.prototype_checkpoint_bytes
@@ -235,12 +242,18 @@ def _files(
     best = [timetable.epochs] if spec.evaluation.retrieval.validate_every_epochs is not None and kept else []
     # The last one says that all is done, and holds nothing else; those before it are of one classifier after the other.
     largest = sorted(measured.classifier_bytes.values())[-1:] * (spec.checkpoint.keep_last - 1)
+    minutes = spec.checkpoint.track_every_minutes
+    # One at a time, each in place of the one before it.
+    sent = full if kept and minutes is not None and seconds > 60 * minutes else 0
+    tracked = {
+        "kept checkpoints": (len(kept), size(kept)),
+        "best checkpoint": (len(best), size(best)),
+        "clusterings": (len(clusterings), len(clusterings) * measured.cluster_bytes),
+        "encoder": (1, measured.encoder_bytes),
+        "classifiers": (len(tasks), len(tasks) * measured.encoder_bytes),
+    }
     return [
-        File("rolling checkpoints", len(rolling), size(rolling), False),
-        File("kept checkpoints", len(kept), size(kept), True),
-        File("best checkpoint", len(best), size(best), True),
-        File("checkpoints of classifiers", len(largest), sum(largest), False),
-        File("clusterings", len(clusterings), len(clusterings) * measured.cluster_bytes, True),
-        File("encoder", 1, measured.encoder_bytes, True),
-        File("classifiers", len(tasks), len(tasks) * measured.encoder_bytes, True),
+        File("rolling checkpoints", len(rolling), size(rolling), sent),
+        File("checkpoints of classifiers", len(largest), sum(largest), 0),
+        *(File(name, count, amount, amount) for name, (count, amount) in tracked.items()),
     ]

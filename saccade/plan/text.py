@@ -74,7 +74,10 @@ def _space(plan: Plan) -> list[str]:
     if measured.peak_device_bytes is not None:
         rows.append(("memory of the GPU", measured.peak_device_bytes, ""))
     for file in plan.files:
-        notes = [f"{file.count} of them"] * (file.count > 1) + ["MLflow too"] * file.tracked
+        notes = [f"{file.count} of them"] if file.count > 1 else []
+        if file.tracked_bytes:
+            same = file.tracked_bytes == file.bytes
+            notes.append("MLflow too" if same else f"{bytes_text(file.tracked_bytes)} in MLflow too")
         rows.append((file.name, file.bytes, ", ".join(notes)))
     rows.append(("disk, whole run", plan.disk_bytes, f"of {bytes_text(machinery.disk_bytes)} free"))
     rows.append(("MLflow, whole run", plan.tracked_bytes, "and a model as large as the encoder"))

@@ -95,6 +95,14 @@ def test_rolling_checkpoints_beside_the_kept_one(make_spec: MakeSpec, make_plan:
     }
 
 
+@pytest.mark.parametrize(("minutes", "sent"), [("null", 0), ("30", 0), ("20", 100)])
+def test_rolling_checkpoints_in_mlflow(make_spec: MakeSpec, make_plan: Make, minutes: str, sent: int) -> None:
+    # The run takes 27 minutes; what is sent twice takes the place of what was sent before.
+    plan = make_plan(make_spec("checkpoint.keep_last=3", f"checkpoint.track_every_minutes={minutes}"))
+    assert plan.disk_bytes == (200 + 100 + 50) * MIB
+    assert plan.tracked_bytes == (sent + 100 + 50) * MIB
+
+
 def test_saves_within_epochs(make_spec: MakeSpec, make_plan: Make) -> None:
     found = seconds(make_plan(make_spec("checkpoint.every_epochs=10", "checkpoint.every_steps=40")))
     # After steps 40, 80, ... 200, of which 200 ends epoch 20, and after epoch 10, step 100
