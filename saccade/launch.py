@@ -21,6 +21,7 @@ from saccade.run_dir import RunDir, create_run, open_run, update_run
 from saccade.spec import Spec
 from saccade.spec_reader import expand_env, read_spec, spec_diff
 from saccade.supervisor import runs_option, supervise
+from saccade.tracking.restore import restore_run, stands_for_tracked_run
 from saccade.tracking.sync import reconcile, sync_run
 
 __all__ = ["resume_run", "start_again", "start_run"]
@@ -54,9 +55,11 @@ def start_run(runs_root: Path, spec_path: Path, overrides: Sequence[str]) -> int
 def resume_run(runs_root: Path, ref: str, spec_path: Path | None, overrides: Sequence[str]) -> int:
     """Go on with a run and its chain, by its own spec or by one that differs only in what may; returns the exit code.
 
-    The first run of a chain is left alone when it is finished, unless something is set for it.
+    A run whose folder is on another machine, or lost, is brought here from its tracking server first: `ref` is its id
+    then, MLflow's or its own. The first run of a chain is left alone when it is finished, unless something is set for
+    it.
     """
-    run = open_run(runs_root, ref)
+    run = _open(runs_root, ref, spec_path, overrides)
     changed = spec_path is not None or len(shared_overrides(overrides)) < len(overrides)
     own = read_spec(run.path / "spec.yaml")
     interrupted = threading.Event()
@@ -79,6 +82,18 @@ def start_again(runs_root: Path, spec: Spec, weights: Path | None, of: str) -> i
     reconcile(runs_root, say=_say)
     run = _create(runs_root, spec, weights)
     return _supervise(run, spec, threading.Event(), resume=False, tags={RERUN_TAG: of})
+
+
+def _open(runs_root: Path, ref: str, spec_path: Path | None, overrides: Sequence[str]) -> RunDir:
+    try:
+        return open_run(runs_root, ref)
+    except RunError:
+        if not stands_for_tracked_run(ref):
+            raise
+    given = [value for key, _, value in (override.partition("=") for override in overrides) if key == "tracking.uri"]
+    if not given and spec_path is not None:
+        given = [read_spec(spec_path, overrides).tracking.uri]
+    return restore_run(runs_root, ref, expand_env(given[-1] if given else "", "tracking.uri"), say=_say)
 
 
 def check_resumable(before: Spec, after: Spec, run_id: str) -> None:

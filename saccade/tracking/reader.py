@@ -238,6 +238,26 @@ class Reader:
                 curves[key] = ([point.step for point in points], [point.value for point in points])
         return curves
 
+    def points(self, run: TrackedRun, key: str) -> list[tuple[int, int, float]]:
+        """Every point of a metric, (unix ms, step, value), in order of time.
+
+        Raises:
+            RunError: The server does not answer.
+        """
+        with self._told():
+            points = self._client.get_metric_history(run.mlflow_id, key)
+        return sorted((point.timestamp, point.step, point.value) for point in points)
+
+    def all_files(self, run: TrackedRun, folder: str = "") -> list[str]:
+        """Paths of all artifacts that are files, below a folder.
+
+        Raises:
+            RunError: The server does not answer.
+        """
+        with self._told():
+            items = self._client.list_artifacts(run.mlflow_id, folder or None)
+        return [path for item in items for path in (self.all_files(run, item.path) if item.is_dir else [item.path])]
+
     def files(self, run: TrackedRun, folder: str = "") -> list[str]:
         """Paths of the artifacts right in a folder, or of the folder and what is in it if it is a file.
 
@@ -259,7 +279,12 @@ class Reader:
                 "deleted there; use the machine that has the run's folder"
             )
         with self._told():
-            return Path(self._client.download_artifacts(run.mlflow_id, path, str(target)))
+            fetched = Path(self._client.download_artifacts(run.mlflow_id, path, str(target)))
+        place = target / path
+        if fetched.absolute() != place.absolute():  # MLflow leaves the folders of a single file out.
+            place.parent.mkdir(parents=True, exist_ok=True)
+            fetched.replace(place)
+        return place
 
     def delete(self, run: TrackedRun) -> None:
         """Mark a run as deleted; `mlflow gc` removes it for good.
