@@ -34,7 +34,7 @@ from saccade.tracking.sync import reconcile
 __all__ = ["INTERRUPTED", "drive", "study_folder"]
 
 INTERRUPTED = 130
-_POLL_SEC, _PUBLISH_SEC, _CONNECT_SEC = 1.0, 30.0, 15.0
+_POLL_SEC, _PUBLISH_SEC, _CONNECT_SEC, _LAST_SEND_SEC = 1.0, 30.0, 15.0, 60.0
 PUBLISHED = "saccade:published"
 """User attribute of a study: when some machine has last published it."""
 
@@ -112,6 +112,10 @@ def _publish_confirmation(sweep: Sweep, confirmation: Sweep, runs_root: Path, sa
     finally:
         opened.close()
         confirmed.close()
+
+
+def _nothing(text: str) -> None:
+    """Trials have no lines of their own among those of their study."""
 
 
 def _short(path: Path) -> str:
@@ -231,6 +235,7 @@ class _Drive:
         patiently(lambda: ledger.ask_to_stop(False), self._crew.stopping, self._screen.say)
         if self._publisher.link:
             self._screen.say(f"sweep: {self._sweep.file.name} is tracked at {self._publisher.link}")
+            self._screen.say(f"sweep: its trials side by side: {self._publisher.view}")
         self._crew.start()
         publishing = threading.Thread(target=self._publish, name="publisher", daemon=True)
         publishing.start()
@@ -240,7 +245,7 @@ class _Drive:
         codes = self._crew.close()
         self._over.set()
         publishing.join()
-        reconcile(self._runs_root, say=self._screen.say)
+        reconcile(self._runs_root, say=_nothing, budget_sec=_LAST_SEND_SEC)
         return self._end(codes)
 
     def _look(self) -> None:
@@ -256,6 +261,8 @@ class _Drive:
             with if_there():
                 if ledger.take_turn(PUBLISHED, _PUBLISH_SEC):
                     self._publisher.publish()
+                    if not self._publisher.away:  # What trials could not send while it was
+                        reconcile(self._runs_root, say=_nothing)
 
     def _end(self, codes: Sequence[int]) -> tuple[int, Standing]:
         now, hours = standing(self._sweep, self._opened.study), self._sweep.file.budget.hours

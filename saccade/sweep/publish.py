@@ -12,7 +12,7 @@ from saccade.provenance import redact
 from saccade.sweep.best import best_names, write_best
 from saccade.sweep.ledger import RETRY_OF
 from saccade.sweep.pictures import draw_study
-from saccade.sweep.spec import Sweep, as_override
+from saccade.sweep.spec import BASE, Sweep, as_override
 from saccade.sweep.standing import Standing, short_names, standing, trials_csv
 from saccade.sweep.storage import STUDY_ID, Opened
 from saccade.sweep.worker import PARENT, RUNS, WHY
@@ -46,7 +46,10 @@ class Publisher:
         self._uri, self._say = uri, say
         self._run: StudyRun | None = None
         self._shown: object = None
-        self._away = False
+        self.away = False
+        """The server has not answered the last time."""
+        self.view = ""
+        """Address of the trials in parallel coordinates, once it is known."""
         self.confirmed: tuple[float, ...] = ()
         """Scores of the best spec with further seeds."""
 
@@ -75,6 +78,9 @@ class Publisher:
                 tags={"sweep": file.name, "optuna.study": file.name, "stage": "sweep"},
             )
             run.begin(params(self._sweep))
+            objective = file.objective[0]
+            paths = [each.path for each in self._sweep.dimensions if each.path != BASE]
+            self.view = run.write_view(paths, objective.metric, maximise=objective.direction == "maximize")
             self._opened.study.set_user_attr(PARENT, run.mlflow_run_id)
             self._run = run
         except TrackingError as error:
@@ -127,11 +133,11 @@ class Publisher:
             self._run.end(status)
 
     def _note(self, error: TrackingError | None) -> None:
-        if error is not None and not self._away:
+        if error is not None and not self.away:
             self._say(f"sweep: MLflow at {redact(self._uri)} is away ({error}); what is missing is sent later")
-        if error is None and self._away:
+        if error is None and self.away:
             self._say(f"sweep: MLflow at {redact(self._uri)} answers again")
-        self._away = error is not None
+        self.away = error is not None
 
 
 def params(sweep: Sweep) -> dict[str, str]:

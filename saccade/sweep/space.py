@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SAMPLED_POINTS", "Point", "Space", "setting"]
 
-SAMPLED_POINTS = 64
+SAMPLED_POINTS = 32
 """Points that are tried when a sweep is read; half of them are of ends and choices only."""
 MAX_GRID = 10_000
 

@@ -1,13 +1,14 @@
 """The MLflow side of a sweep: the study's own run, and the states of its trials' runs."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saccade.tracking.address import is_server, run_link, runs_link
+from saccade.tracking.address import is_server, run_link
 from saccade.tracking.note import note
 from saccade.tracking.store import PARENT_TAG, RUN_ID_TAG, Point, Store, translated
+from saccade.tracking.views import sweep_view, write_views
 
 __all__ = ["STUDY_TAG", "StudyRun", "TrialRun", "TrialState"]
 
@@ -54,7 +55,7 @@ class StudyRun:
     def __init__(
         self, uri: str, runs_root: Path, experiment: str, *, study_id: str, name: str, tags: Mapping[str, str]
     ) -> None:
-        self._store, self._study_id = Store(uri, runs_root), study_id
+        self._store, self._study_id, self._name = Store(uri, runs_root), study_id, name
         self._experiment_id = self._store.open_experiment(experiment)
         self.mlflow_run_id = self._store.open_run(
             self._experiment_id,
@@ -70,10 +71,11 @@ class StudyRun:
         uri = self._store.uri
         return run_link(uri, self._experiment_id, self.mlflow_run_id) if is_server(uri) else ""
 
-    @property
-    def runs_link(self) -> str:
-        """The page of the experiment's runs; empty for a database."""
-        return runs_link(self._store.uri, self._experiment_id) if is_server(self._store.uri) else ""
+    def write_view(self, params: Sequence[str], objective: str, *, maximise: bool) -> str:
+        """Save a view of the trials with parallel coordinates; returns its address, empty for a database."""
+        which = f"tags.`{STUDY_TAG}` = '{self._study_id}'"
+        view = sweep_view(self._name, which, params, objective, maximise=maximise)
+        return write_views(self._store, self._experiment_id, [view])[view.name]
 
     def begin(self, params: Mapping[str, str]) -> None:
         """Show the study as running, with what it is made of."""

@@ -1,0 +1,149 @@
+"""Four workers on PostgreSQL: two killed, the storage restarted, MLflow away; every trial is accounted for."""
+
+import importlib.util
+import os
+import random
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+
+from saccade.run_dir import RunDir
+from saccade.spec_reader import read_spec
+from saccade.sweep.ledger import RETRY_OF
+from saccade.sweep.trial import last_values
+
+from .cheap_trainer import score
+from .conftest import Postgres, children, driver, epochs, load, wait_for
+
+TRIALS = 14
+
+
+def _tracking() -> Any:
+    """The fixtures of a real MLflow server and of the door in front of it."""
+    path = Path(__file__).parent.parent / "tracking" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("tracking_conftest", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_module = _tracking()
+ui, server, door = _module.ui, _module.server, _module.door
+
+
+@pytest.fixture
+def killed() -> Iterator[list[int]]:
+    """Drivers to end with the test, whatever becomes of it."""
+    started: list[int] = []
+    yield started
+    for process in started:
+        if Path(f"/proc/{process}").exists():
+            os.kill(process, signal.SIGKILL)  # its workers stop when their standard input ends
+
+
+def at_work(drive: int) -> list[int]:
+    """Workers that have a trainer."""
+    return [worker for worker in children(drive) if children(worker)]
+
+
+@pytest.mark.timeout(400)
+def test_no_trial_is_lost_or_doubled(
+    write_sweep: Callable[..., Path],
+    postgres: Postgres,
+    door: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: list[int],
+    own_folder: Path,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", door.address)
+    monkeypatch.setenv("SWEEP_STORAGE", postgres.url)
+    door.open()
+    sweep = write_sweep(TRIALS, "storage: ${SWEEP_STORAGE}", name="chaos")
+    chance = random.Random(5)
+    drive = driver(sweep, 4, {"pause": 0.4})
+    killed.append(drive.pid)
+    said: list[str] = []
+    assert drive.stderr is not None
+    reader = threading.Thread(target=lambda: said.extend(drive.stderr or []))
+    reader.start()
+
+    def ended() -> int:
+        return sum(trial.state.is_finished() for trial in load(sweep, postgres.url).get_trials())
+
+    wait_for(lambda: len(at_work(drive.pid)) == 4)
+    for _ in range(2):
+        os.kill(chance.choice(at_work(drive.pid)), signal.SIGKILL)
+        before = ended()
+        wait_for(lambda: len(at_work(drive.pid)) > 1 and ended() > before)
+    door.shut()
+    postgres.stop()
+    threading.Event().wait(3)
+    postgres.start()
+    before = ended()
+    wait_for(lambda: ended() > before)
+    door.open()
+    assert drive.wait(timeout=300) == 0, "".join(said)
+    reader.join()
+
+    trials = load(sweep, postgres.url).get_trials()
+    retries = {trial.system_attrs[RETRY_OF]: trial for trial in trials if RETRY_OF in trial.system_attrs}
+    first = [trial for trial in trials if RETRY_OF not in trial.system_attrs]
+    assert len(first) == TRIALS
+    assert len(retries) == 2
+    assert Counter(trial.state for trial in trials) == {TrialState.COMPLETE: TRIALS, TrialState.FAIL: 2}
+    for trial in first:
+        last = retries.get(trial.number, trial)
+        assert last.state == TrialState.COMPLETE
+        assert last.params == trial.params
+        (run,) = last.user_attrs["runs"]
+        # The trainers of killed workers have stopped in good order: no epoch is done twice, not even theirs.
+        assert epochs(last) == [1, 2, 3, 4, 5, 6]
+        assert last.value == pytest.approx(score(read_spec(Path("runs") / run / "spec.yaml"), 6))
+    check_tracking(door.address, trials, retries)
+
+    # The best, from its written spec, gives its score again.
+    best = max(trials, key=lambda trial: trial.value or 0.0)
+    spec = read_spec("runs/sweeps/chaos/best.yaml")
+    again = RunDir(own_folder / "again")
+    again.path.mkdir()
+    (again.path / "spec.yaml").write_text(Path("runs/sweeps/chaos/best.yaml").read_text())
+    assert score(spec, 6) == best.value
+    assert os.spawnl(os.P_WAIT, sys.executable, sys.executable, str(_trainer()), str(again.path)) == 0
+    assert last_values(again, ["val/retrieval_top1"])["val/retrieval_top1"] == best.value
+
+
+def _trainer() -> Path:
+    return Path(__file__).with_name("cheap_trainer.py")
+
+
+def check_tracking(address: str, trials: list[Any], retries: dict[int, Any]) -> None:
+    client = MlflowClient(address)
+    experiment = client.get_experiment_by_name("saccade")
+    found = client.search_runs([experiment.experiment_id], "tags.sweep = 'chaos'")
+    (parent,) = [run for run in found if run.info.run_name == "chaos"]
+    runs = {run.data.tags["saccade.run_id"]: run for run in found if run is not parent}
+    assert parent.info.status == "FINISHED"
+    assert len(runs) == TRIALS
+    for trial in trials:
+        if trial.state != TrialState.COMPLETE:
+            continue
+        run = runs[trial.user_attrs["runs"][0]]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["optuna.trial"] == str(trial.number)
+        assert run.data.tags.get("optuna.retry_of") == (
+            str(trial.system_attrs[RETRY_OF]) if RETRY_OF in trial.system_attrs else None
+        )
+        points = client.get_metric_history(run.info.run_id, "val/retrieval_top1")
+        assert [point.step for point in sorted(points, key=lambda point: point.step)] == [1, 2, 3, 4, 5, 6]
