@@ -8,6 +8,7 @@ the trainer stops as if asked to.
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ __all__ = ["runs_option", "supervise"]
 STOPPED, MISTAKE = 143, 2
 _CONNECT_SEC, _STOP_POLL_SEC = 10.0, 0.5
 _TAIL_BYTES, _TAIL_LINES, _TAIL_CHARS = 65536, 40, 4000
+_ROOM_BYTES = 1 << 20
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -270,6 +272,8 @@ def _trainer_environment(console: Console) -> dict[str, str]:
     # The trainer has no business with the tracking server, nor with its password.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     environment |= {SUPERVISED_VARIABLE: "1", "PYTHONUNBUFFERED": "1"}
+    # Threads that spin while they wait for each other stand still for seconds once another job wants their cores.
+    environment.setdefault("OMP_WAIT_POLICY", "passive")
     if console.columns:
         environment |= {TERMINAL_VARIABLE: "1", "COLUMNS": str(console.columns)}
     return environment
@@ -333,9 +337,12 @@ def _report(run: RunDir, shipment: Shipment, console: Console, *, complete: bool
             console.say(f"saccade: {view.name}: {view_link(shipment.uri, state.experiment_id, view)}")
     elif state.outcome.status == "KILLED":
         console.say(f"saccade: run {run.id} stopped; {go_on}")
-    elif code != MISTAKE:  # A mistake has had its line, which says what to do.
-        ended = state.outcome.tags["saccade.ended"]
-        console.say(f"saccade: run {run.id} failed ({ended}); its output is in {_short(run.log)}; {go_on}")
+    elif code != MISTAKE or "error: " not in state.outcome.tags.get("saccade.failure", ""):
+        # Else its mistake has had its line, which says what to do.
+        ended, place = state.outcome.tags["saccade.ended"], f"its output is in {_short(run.log)}"
+        if shutil.disk_usage(run.path).free < _ROOM_BYTES:
+            place = f"the disk that holds {_short(run.root)} is full: make room"
+        console.say(f"saccade: run {run.id} failed ({ended}); {place}; {go_on}")
     if not complete:
         sync = f"saccade runs sync {run.id}{runs_option(run)}"
         console.say(f"saccade: not on the server yet: {shipment.unsent()}; send it with: {sync}")

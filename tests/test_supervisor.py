@@ -281,12 +281,15 @@ def test_a_second_ctrl_c_kills(run: RunDir) -> None:
     assert tracked(run).info.status == "KILLED"
 
 
-def test_the_trainer_knows_nothing_of_the_server(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("policy", ["passive", "active"])
+def test_the_trainer_knows_nothing_of_the_server(run: RunDir, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
-    for name in ("COLUMNS", "SACCADE_SHARED"):  # of the tests' own environment
+    for name in ("COLUMNS", "SACCADE_SHARED", "OMP_WAIT_POLICY"):  # of the tests' own environment
         monkeypatch.delenv(name, raising=False)
+    if policy == "active":  # what the user says counts
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     assert train(run, ["environment"]) == 0
-    assert run.log.read_text() == "{'SACCADE_SUPERVISED': '1'}\n"
+    assert run.log.read_text() == f"{{'OMP_WAIT_POLICY': '{policy}', 'SACCADE_SUPERVISED': '1'}}\n"
 
 
 def test_names_that_mlflow_refuses_do_not_hold_up_the_rest(run: RunDir, capfd: pytest.CaptureFixture[str]) -> None:

@@ -98,9 +98,8 @@ class Trainer:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "environment":
-                print(
-                    {name: value for name, value in os.environ.items() if name.startswith(("MLFLOW", "SACCADE", "COL"))}
-                )
+                ours = ("MLFLOW", "SACCADE", "COL", "OMP_WAIT")
+                print({name: value for name, value in sorted(os.environ.items()) if name.startswith(ours)})
             case "dataset":
                 self.journal.dataset(**arguments[0])
             case _:  # metrics, artifact, stage, tags
