@@ -5,6 +5,7 @@ In a process of its own, for a library that was installed wrongly may end the pr
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +18,7 @@ _BROKEN = (ImportError, OSError, RuntimeError, AttributeError, ValueError, TypeE
 def look() -> dict[str, Any]:
     """Importability of each, GPUs, threads."""
     found: dict[str, Any] = {"errors": {}}
-    for name, describe in (("torch", _torch), ("torchvision", _torchvision), ("faiss", _faiss), ("cv2", _cv2)):
+    for name, describe in _LIBRARIES.items():
         try:
             found[name] = describe()
         except _BROKEN as error:
@@ -81,11 +82,28 @@ def _faiss() -> dict[str, Any]:
 
 def _cv2() -> dict[str, Any]:
     import cv2
-    import numpy as np
 
-    image = np.zeros((8, 8, 3), np.uint8)
-    written, data = cv2.imencode(".jpg", image)
-    return {"version": cv2.__version__, "jpeg": bool(written) and cv2.imdecode(data, cv2.IMREAD_COLOR) is not None}
+    return {"version": cv2.__version__}
+
+
+def _simplejpeg() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    import numpy as np
+    import simplejpeg  # type: ignore[import-untyped]
+
+    image = np.full((16, 16, 3), 128, np.uint8)
+    again = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(image))
+    return {"version": version("simplejpeg"), "jpeg": again.shape == image.shape and abs(int(again.mean()) - 128) < 3}
+
+
+_LIBRARIES: dict[str, Callable[[], dict[str, Any]]] = {
+    "torch": _torch,
+    "torchvision": _torchvision,
+    "faiss": _faiss,
+    "cv2": _cv2,
+    "simplejpeg": _simplejpeg,
+}
 
 
 def _silence() -> int:

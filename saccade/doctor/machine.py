@@ -38,7 +38,7 @@ def check_cores() -> Iterator[Check]:
         told = f"{cores:g} by the container's quota, but {bound} threads would be started, which wait for each other"
         yield Check("cores", WARN, told, f"set engine.threads={threads} and engine.workers to at most {threads}")
     else:
-        yield Check("cores", OK, f"{cores:g}, as many threads for torch and faiss")
+        yield Check("cores", OK, f"{cores:g}")
 
 
 def check_memory() -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import shutil
@@ -156,8 +157,10 @@ def judge_libraries(found: Mapping[str, Any], driver: str) -> Iterator[Check]:
         yield Check(
             "torchvision's operators", OK if vision["resizes"] else BAD, told, "" if vision["resizes"] else _INSTALL
         )
-    if found.get("cv2", {"jpeg": True})["jpeg"] is not True:
-        yield Check("cv2", BAD, "does not read and write JPEG", "pip install --force-reinstall opencv-python-headless")
+    if not found.get("simplejpeg", {"jpeg": True})["jpeg"]:
+        yield Check("simplejpeg", BAD, "decodes wrong pixels", "pip install --force-reinstall simplejpeg==1.9.0")
+    if "torch" in found and "faiss" in found:
+        yield _judge_threads(found["torch"]["threads"], found["faiss"]["threads"])
     if "faiss" in found:
         yield from _judge_faiss(found["faiss"], bool(found.get("torch", {}).get("gpus")))
 
@@ -184,6 +187,15 @@ def _judge_gpus(torch: Mapping[str, Any], driver: str) -> Iterator[Check]:
             yield Check("GPU", WARN, told, "somebody else computes on it (nvidia-smi says who)")
         else:
             yield Check("GPU", OK, told)
+
+
+def _judge_threads(torch: int, faiss: int) -> Check:
+    cores, wanted = len(os.sched_getaffinity(0)), os.environ.get("OMP_NUM_THREADS", "")
+    told = f"OpenMP of torch {torch}, of faiss {faiss}"
+    if wanted and wanted != str(cores):
+        told += f"; OMP_NUM_THREADS={wanted} does not hold for runs, which take {cores}"
+        return Check("threads", WARN, told, f"set engine.threads={wanted} if you mean it")
+    return Check("threads", OK, f"{told}; runs set both to {cores}, or to engine.threads")
 
 
 def _judge_faiss(faiss: Mapping[str, Any], gpu: bool) -> Iterator[Check]:

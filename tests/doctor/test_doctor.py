@@ -134,7 +134,8 @@ def libraries(**changed: Any) -> dict[str, Any]:
         "torch": {"version": "2.13.0", "cuda": "12.8", "gpus": [], "threads": 4},
         "torchvision": {"version": "0.28.0", "shim": False, "resizes": True},
         "faiss": {"version": "1.15.1", "gpus": None, "threads": 4},
-        "cv2": {"version": "5.0.0", "jpeg": True},
+        "cv2": {"version": "5.0.0"},
+        "simplejpeg": {"version": "1.9.0", "jpeg": True},
     }
     return {**whole, **changed}
 
@@ -187,13 +188,23 @@ def gpu(**changed: Any) -> dict[str, Any]:
             OK,
             "without its compiled part, which needs CUDA; saccade does without",
         ),
-        ({"cv2": {"version": "5", "jpeg": False}}, "", "cv2", BAD, "does not read and write JPEG"),
+        ({"simplejpeg": {"version": "1.9.0", "jpeg": False}}, "", "simplejpeg", BAD, "decodes wrong pixels"),
         ({"errors": {"faiss": "ImportError: x"}}, "", "faiss", BAD, "cannot be imported: ImportError: x"),
     ],
 )
 def test_libraries(changed: dict[str, Any], driver_text: str, name: str, state: str, said: str) -> None:
     checks = software.judge_libraries(libraries(**changed), driver_text)
     assert found(checks)[name] == (state, said)
+
+
+def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    told = "OpenMP of torch 4, of faiss 4; runs set both to 8, or to engine.threads"
+    assert found(software.judge_libraries(libraries(), ""))["threads"] == (OK, told)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    told = "OpenMP of torch 4, of faiss 4; OMP_NUM_THREADS=2 does not hold for runs, which take 8"
+    assert found(software.judge_libraries(libraries(), ""))["threads"] == (WARN, told)
 
 
 def test_libraries_that_end_the_process_or_hang(monkeypatch: pytest.MonkeyPatch) -> None:
