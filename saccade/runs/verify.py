@@ -173,11 +173,13 @@ def _train(run: RunDir) -> int:
     trainer = subprocess.Popen(
         [sys.executable, "-m", "saccade.runner", str(run.path)], stdin=subprocess.PIPE, stdout=2, env=environment
     )
-    while True:
-        try:
-            return trainer.wait()
-        except KeyboardInterrupt:
-            continue
+    assert trainer.stdin is not None
+    with trainer.stdin:
+        while True:
+            try:
+                return trainer.wait()
+            except KeyboardInterrupt:
+                continue
 
 
 def _compare(record: RunRecord, fresh: RunDir, say: Callable[[str], None]) -> bool:

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from saccade import atomic
+from saccade.errors import RunError
 from saccade.journal import Journal
 from saccade.run_dir import RunDir, create_run
+from saccade.runs.find import all_runs, find_run
+from saccade.runs.record import RunRecord
 from saccade.spec_reader import parse_spec
 from saccade.tracking.address import local_uri
 from saccade.tracking.store import Store
@@ -84,8 +87,48 @@ def ship() -> Callable[[RunDir, str], str]:
     def send(run: RunDir, uri: str) -> str:
         from saccade.tracking.shipping_state import ShippingState
 
-        assert sync_run(run, tracking_uri=uri) == ""
+        assert sync_run(run, tracking_uri=uri, say=lambda _: None) == ""
         state: Any = ShippingState.load(run.path)
         return str(state.mlflow_run_id)
 
     return send
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of tables, which two spaces or more separate."""
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()]
+
+
+def said(root: Path, ref: str) -> str:
+    """The one line about a run that cannot be found."""
+    with pytest.raises(RunError) as caught:
+        find_run(root, ref)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def check_all_names(root: Path, here: RunRecord, mlflow_id: str) -> None:
+    """A run named "far" whose folder is gone is found by all its names, with all that its folder knew."""
+    for ref in (here.id, here.id[:-1], mlflow_id, "far"):
+        found = find_run(root, ref)
+        assert (found.id, found.run, found.name, found.status) == (here.id, None, "far", "FINISHED")
+    assert found.settings == here.settings
+    assert found.last == here.last == {"test/retrieval_top1": 0.25, "pretrain/loss": 3.25}
+    assert {key: (list(steps), list(values)) for key, (steps, values) in found.curves.items()} == {
+        "test/retrieval_top1": ([4], [0.25]),
+        "pretrain/loss": ([2, 4], [3.5, 3.25]),
+    }
+    assert found.tags["dataset_digest"] == "5b4f"
+    assert found.text("spec.yaml").splitlines()[0] == "name: far"
+    assert found.experiment == "far"
+    assert [record.id for record in all_runs(root, experiment="far")] == [here.id]
+    assert all_runs(root, experiment="far", status="FAILED") == []
+
+
+def seeds_of(make: Callable[..., RunDir], name: str, scores: dict[int, float], *overrides: str) -> list[RunDir]:
+    """Runs that differ in the seed, each with its test score."""
+    return [
+        make(name, f"seed={seed}", *overrides, curves={"test/retrieval_top1": [(4, value)]})
+        for seed, value in scores.items()
+    ]
