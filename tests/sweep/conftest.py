@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -53,7 +54,7 @@ class Postgres:
         self._programs = Path(found.origin).parent / "pginstall18" / "bin"
         self._folder = folder
         # PostgreSQL refuses to run as root.
-        self._user: dict[str, Any] = {"user": NOBODY, "group": NOBODY} if os.geteuid() == 0 else {}
+        self._user: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -100,18 +101,16 @@ class Postgres:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """A running PostgreSQL server."""
-    base = tmp_path_factory.mktemp("postgres")
-    for folder in (base, base.parent, base.parent.parent):  # so that NOBODY gets there
-        if os.geteuid() == 0:
-            os.chmod(folder, 0o755)
-    server = Postgres(base / "data")
-    server.make()
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(base)
+    # Not below pytest's own folder, where its user may not go.
+    with tempfile.TemporaryDirectory(prefix="saccade-postgres-") as folder:
+        os.chmod(folder, 0o755)
+        server = Postgres(Path(folder) / "data")
+        server.make()
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -172,11 +171,23 @@ def driver(sweep: Path, workers: int = 1, options: Mapping[str, object] | None =
     )
 
 
-def load(sweep: Path, url: str = "") -> optuna.Study:
-    """The study of a sweep."""
+def load(sweep: Path) -> optuna.Study:
+    """The study of a sweep in SQLite."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = url.replace("postgresql:", "postgresql+psycopg:") or f"sqlite:///{sweep.parent}/runs/sweeps.db"
-    return optuna.load_study(study_name=sweep.stem, storage=storage)
+    return optuna.load_study(study_name=sweep.stem, storage=f"sqlite:///{sweep.parent}/runs/sweeps.db")
+
+
+def trials_at(url: str, name: str) -> list[optuna.trial.FrozenTrial]:
+    """The trials of a study in PostgreSQL; none before there is one."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
+    try:
+        return optuna.load_study(study_name=name, storage=storage).get_trials()
+    except KeyError:
+        return []
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def epochs(trial: optuna.trial.FrozenTrial) -> list[int]:
@@ -185,10 +196,10 @@ def epochs(trial: optuna.trial.FrozenTrial) -> list[int]:
     return [int(line) for file in files if file.exists() for line in file.read_text().split()]
 
 
-def running(sweep: Path, url: str = "") -> list[optuna.trial.FrozenTrial]:
+def running(sweep: Path) -> list[optuna.trial.FrozenTrial]:
     """Trials that are under way; none before there is a study."""
     try:
-        return load(sweep, url).get_trials(states=[TrialState.RUNNING])
+        return load(sweep).get_trials(states=[TrialState.RUNNING])
     except KeyError:
         return []
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from saccade.sweep.ledger import RETRY_OF
 from saccade.sweep.trial import last_values
 
 from .cheap_trainer import score
-from .conftest import Postgres, children, driver, epochs, load, wait_for
+from .conftest import Postgres, children, driver, epochs, trials_at, wait_for
 
-TRIALS = 14
+TRIALS = 10
 
 
 def _tracking() -> Any:
@@ -79,24 +80,26 @@ def test_no_trial_is_lost_or_doubled(
     reader.start()
 
     def ended() -> int:
-        return sum(trial.state.is_finished() for trial in load(sweep, postgres.url).get_trials())
+        return sum(trial.state.is_finished() for trial in trials_at(postgres.url, "chaos"))
+
+    def more_than(before: int) -> bool:
+        return ended() > before and len(at_work(drive.pid)) > 1
 
     wait_for(lambda: len(at_work(drive.pid)) == 4)
     for _ in range(2):
         os.kill(chance.choice(at_work(drive.pid)), signal.SIGKILL)
-        before = ended()
-        wait_for(lambda: len(at_work(drive.pid)) > 1 and ended() > before)
+        wait_for(partial(more_than, ended()))
     door.shut()
     postgres.stop()
     threading.Event().wait(3)
     postgres.start()
-    before = ended()
-    wait_for(lambda: ended() > before)
+    wait_for(partial(more_than, ended()))
     door.open()
     assert drive.wait(timeout=300) == 0, "".join(said)
     reader.join()
+    drive.stderr.close()
 
-    trials = load(sweep, postgres.url).get_trials()
+    trials = trials_at(postgres.url, "chaos")
     retries = {trial.system_attrs[RETRY_OF]: trial for trial in trials if RETRY_OF in trial.system_attrs}
     first = [trial for trial in trials if RETRY_OF not in trial.system_attrs]
     assert len(first) == TRIALS
