@@ -89,7 +89,7 @@ def draw_map(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.4 * len(colourings), 5.6), layout="constrained")
+    figure = Figure(figsize=(6.4 * len(colourings), 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     for number, colouring in enumerate(colourings, start=1):
         axes = figure.add_subplot(1, len(colourings), number)

@@ -25,7 +25,7 @@ _SCORES = (
     *("test/retrieval_top1", "test/retrieval_top5", "val/retrieval_top1", "best/val_retrieval_top1"),
     *("test/linear_probe_top1", "test/finetune_top1", "baseline/random_encoder/retrieval_top1"),
 )
-_WIDE_PX = 180
+_LETTER_PX = 7
 _COSTS = ("pretrain/loss", "perf/clips_per_sec")
 
 
@@ -48,7 +48,6 @@ def _column(kind: str, name: str) -> str:
 
 def _columns(*, metrics: Sequence[str], params: Sequence[str], tags: Sequence[str] = ()) -> list[str]:
     return [
-        _column("attributes", "Duration"),
         *(_column("metrics", name) for name in metrics),
         *(_column("params", name) for name in params),
         *(_column("tags", name) for name in tags),
@@ -67,7 +66,7 @@ def _state(columns: Sequence[str], *, order_by: str, ascending: bool = False, **
         "selectedColumns": list(columns),
         "columnOrder": list(columns),
         # Wide enough for names such as test/retrieval_top1, which the UI would cut.
-        "columnWidths": {column: _WIDE_PX for column in columns if column.startswith("metrics")},
+        "columnWidths": {column: _LETTER_PX * len(column) for column in columns},
         "runsHiddenMode": "SHOW_ALL",
         "groupBy": None,
         "useGroupedValuesInCharts": True,
@@ -81,7 +80,8 @@ def _charts(*sections: tuple[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
     charts, titles = [], []
     for number, (title, members) in enumerate(sections):
         section = f"saccade-section-{number}"
-        titles.append({"uuid": section, "name": title, "display": True, "isReordered": True})
+        shape = {"columns": 1, "cardHeight": 420} if len(members) == 1 else {}
+        titles.append({"uuid": section, "name": title, "display": True, "isReordered": True, **shape})
         for place, chart in enumerate(members):
             settings = {"uuid": f"{section}-{place}", "metricSectionId": section, "deleted": False}
             charts.append({**settings, "isGenerated": False, **chart})
@@ -162,7 +162,8 @@ def sweep_view(
         "selectedMetrics": [objective],
         "showAllRuns": False,
     }
-    charts = _charts((f"Trials of {name}", [parallel, _bar(objective), _line(objective), _line("pretrain/loss")]))
+    others = [_bar(objective), _line(objective), _line("pretrain/loss")]
+    charts = _charts((f"Trials of {name}", [parallel]), ("Their scores and their training", others))
     columns = _columns(metrics=list(shown), params=params, tags=("optuna.state",))
     state = _state(columns, order_by=order, ascending=not maximise, searchFilter=run_filter, **charts)
     key = hashlib.sha256(run_filter.encode()).hexdigest()[:12]

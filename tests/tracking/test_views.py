@@ -53,9 +53,7 @@ def test_the_table_has_the_columns_that_a_run_logs(store: Store) -> None:
     experiment = store.open_experiment("tests")
     write_views(store, experiment)
     content = state(saved(store, experiment)["saccade-runs"])
-    assert {"metrics.`test/retrieval_top1`", "params.`seed`", "tags.`dataset`", "attributes.`Duration`"} <= set(
-        content["selectedColumns"]
-    )
+    assert {"metrics.`test/retrieval_top1`", "params.`seed`", "tags.`dataset`"} <= set(content["selectedColumns"])
     assert content["columnOrder"] == content["selectedColumns"]
     assert (content["orderByKey"], content["orderByAsc"], content["groupBy"]) == ("attributes.start_time", False, None)
 
