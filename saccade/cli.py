@@ -54,9 +54,18 @@ def run(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a run: its id, folder or MLflow id.")
     ] = None,
+    slurm: Annotated[
+        str | None,
+        typer.Option(metavar="KEY=VALUE,...", help="Run as a SLURM job: partition=gpu,gpus_per_node=1,time=600 (minutes)."),
+    ] = None,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
     """Train and evaluate as the spec says, tracked in MLflow; Ctrl-C stops in good order, --resume goes on."""
+    if slurm is not None:
+        from saccade.slurm import submit_run
+
+        typer.echo(submit_run(spec, overrides or [], resume, slurm, runs_root))
+        raise typer.Exit
     from saccade.launch import resume_run, start_run
 
     if resume is not None:

@@ -53,11 +53,15 @@ def start(
 ) -> None:
     """Begin, join or go on with a study; Ctrl-C stops in good order."""
     if slurm is not None:
-        from saccade.slurm import submit
+        from saccade.slurm import describe, submit
+        from saccade.sweep.reader import check_shareable
 
+        check_shareable(spec, overrides or [], slurm)
         words = ["sweep", _START, str(spec), "--runs", str(runs_root)]
         words += [word for each in overrides or [] for word in ("--set", each)]
-        raise typer.Exit(submit(words, slurm, jobs=workers, folder=runs_root / "slurm"))
+        jobs = submit(words, slurm, runs_root=runs_root, jobs=workers, name=f"sweep-{spec.stem}")
+        typer.echo(describe(jobs, runs_root))
+        raise typer.Exit
     from saccade.sweep.driver import drive
 
     chosen = devices.split(",") if devices else []

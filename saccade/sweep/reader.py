@@ -21,7 +21,7 @@ from saccade.sweep.search import own_part, read_dimensions
 from saccade.sweep.spec import Objective, Pruner, Sweep, SweepFile, as_override
 from saccade.yaml_marks import Node, shorten
 
-__all__ = ["read_sweep"]
+__all__ = ["check_shareable", "read_sweep"]
 
 _OWN = ("search", "set")
 """Keys of a sweep that are not fields of `SweepFile`: their keys are paths of the experiment's settings."""
@@ -64,6 +64,20 @@ def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     for key, wrong in problems(sweep):
         raise SpecError(f"{keys[key].where if key in keys else printable(str(path))}: {key}: {wrong}")
     return sweep
+
+
+def check_shareable(path: Path, overrides: Sequence[str], slurm: str) -> None:
+    """Refuse a sweep that several machines cannot work at: SQLite files on network disks get corrupted.
+
+    Raises:
+        SpecError: Something is wrong with it, or its storage is a file.
+    """
+    sweep = read_sweep(path, overrides)
+    if slurm != "local" and (not sweep.file.storage or sweep.file.storage.startswith("sqlite")):
+        raise SpecError(
+            f"{printable(str(path))}: storage: workers on several machines need a database server; add "
+            "'storage: postgresql://USER:PASSWORD@HOST/DATABASE' (may contain ${NAME})"
+        )
 
 
 def _keys(path: Path) -> Mapping[str, Node]:
