@@ -56,7 +56,7 @@ def run(
     ] = None,
     slurm: Annotated[
         str | None,
-        typer.Option(metavar="KEY=VALUE,...", help="Run as a SLURM job: partition=gpu,gpus_per_node=1,time=600 (minutes)."),
+        typer.Option(metavar="KEY=VALUE,...", help="Run as a SLURM job: partition=gpu,gpus_per_node=1,time=600 (min)."),
     ] = None,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
