@@ -17,6 +17,8 @@ from saccade.tracking.reader import OLDEST_SERVER
 
 __all__ = ["check_data", "check_server"]
 
+FRAMES_FOLDER, SPLIT_FOLDER = "jpegs_256", "split"
+"""As in datasets.layout, which brings OpenCV: that may be what is broken."""
 _CLOCK_SEC = 60.0
 _LOOKED_AT = 200
 """Folders of videos that are looked into."""
@@ -87,34 +89,39 @@ def check_data(root: Path) -> Iterator[Check]:
     Args:
         root: Of a dataset, or of several.
     """
-    from saccade.datasets.layout import FRAMES_FOLDER, SPLIT_FOLDER  # brings OpenCV
-
     if not root.is_dir():
         yield Check(
             "data", BAD, f"{root}: no such folder", "saccade data toy FOLDER makes a toy set; see data/README.md"
         )
         return
     try:
-        sets = [root] if (root / FRAMES_FOLDER).is_dir() else sorted(each for each in root.iterdir() if each.is_dir())
-        found = [each for each in sets if (each / FRAMES_FOLDER).is_dir()]
+        sets = [root] if _stores(root) else sorted(each for each in root.iterdir() if each.is_dir())
+        found = [each for each in sets if _stores(each)]
         if not found:
             told = f"{root}: no dataset in it (a folder with {FRAMES_FOLDER})"
             yield Check("data", BAD, told, "saccade data prepare SOURCE FOLDER/NAME, or saccade data toy FOLDER")
         for folder in found:
-            yield _judge_dataset(folder, FRAMES_FOLDER, SPLIT_FOLDER)
+            yield _judge_dataset(folder)
     except OSError as error:
         yield Check("data", BAD, f"{error.filename}: {error.strerror}", "give yourself the right to read it")
 
 
-def _judge_dataset(folder: Path, frames: str, split: str) -> Check:
-    name = f"data {folder.name}"
-    videos = sorted(os.listdir(folder / frames))
+def _stores(folder: Path) -> list[str]:
+    """Names of what holds frames in a dataset's folder; empty when it is none."""
+    names = sorted(each.name for each in folder.iterdir())
+    return [name for name in names if name == FRAMES_FOLDER or name.startswith("packed_")]
+
+
+def _judge_dataset(folder: Path) -> Check:
+    name, stores = f"data {folder.name}", _stores(folder)
+    videos = sorted(os.listdir(folder / FRAMES_FOLDER)) if FRAMES_FOLDER in stores else []
     rows = sorted(each.name for each in folder.iterdir() if each.name.startswith("scan_idx_"))
-    told = f"{len(videos)} videos, scanpaths {', '.join(rows) or 'none'}"
-    if not (folder / split).is_dir():
-        return Check(name, BAD, f"{told}, no {split} folder", "put the split lists there; see data/README.md")
-    empty = [video for video in videos[:_LOOKED_AT] if not any((folder / frames / video).iterdir())]
+    held = [f"{len(videos)} videos"] * bool(videos) + [store for store in stores if store != FRAMES_FOLDER]
+    told = f"{', '.join(held) or 'no videos'}, scanpaths {', '.join(rows) or 'none'}"
+    if not (folder / SPLIT_FOLDER).is_dir():
+        return Check(name, BAD, f"{told}, no {SPLIT_FOLDER} folder", "put the split lists there; see data/README.md")
+    empty = [video for video in videos[:_LOOKED_AT] if not any((folder / FRAMES_FOLDER / video).iterdir())]
     if empty:
-        return Check(name, WARN, f"{told}; {frames}/{empty[0]} is empty", f"saccade data check {folder}")
+        return Check(name, WARN, f"{told}; {FRAMES_FOLDER}/{empty[0]} is empty", f"saccade data check {folder}")
     remedy = "" if rows else f"saccade data scanpaths {folder}, or saccade.source=random in the spec"
     return Check(name, OK if rows else WARN, told, remedy)

@@ -367,6 +367,9 @@ def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_data(tmp_path: Path) -> None:
+    from saccade.datasets.layout import FRAMES_FOLDER, SPLIT_FOLDER
+
+    assert (places.FRAMES_FOLDER, places.SPLIT_FOLDER) == (FRAMES_FOLDER, SPLIT_FOLDER)
     assert one(places.check_data(tmp_path / "none")).state == BAD
     assert one(places.check_data(tmp_path)).found == f"{tmp_path}: no dataset in it (a folder with jpegs_256)"
     frames = tmp_path / "mine" / "jpegs_256"
@@ -380,5 +383,8 @@ def test_data(tmp_path: Path) -> None:
     assert one(places.check_data(tmp_path)).state == WARN  # no scanpaths
     (tmp_path / "mine" / "scan_idx_7").mkdir()
     assert one(places.check_data(tmp_path / "mine")) == Check("data mine", OK, "2 videos, scanpaths scan_idx_7")
+    (tmp_path / "mine" / "packed_jpeg").mkdir()
+    assert one(places.check_data(tmp_path)).found == "2 videos, packed_jpeg, scanpaths scan_idx_7"
+    (tmp_path / "mine" / "packed_jpeg").rmdir()
     (frames / "b" / "1.jpg").unlink()
     assert one(places.check_data(tmp_path)).found == "2 videos, scanpaths scan_idx_7; jpegs_256/b is empty"
