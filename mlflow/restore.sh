@@ -11,7 +11,8 @@ source=$BACKUPS_FOLDER/$1
 (cd "$source" && sha256sum --check --quiet SHA256SUMS) || fail "backup $1 is damaged"
 export PGDATABASE=postgres
 used=$(psql --no-psqlrc --tuples-only --no-align --command="
-    SELECT string_agg(DISTINCT datname, ', ') FROM pg_stat_activity WHERE datname IN ('mlflow', 'mlflow_auth', 'optuna')")
+    SELECT string_agg(DISTINCT datname, ', ') FROM pg_stat_activity
+     WHERE datname IN ('mlflow', 'mlflow_auth', 'optuna') AND backend_type = 'client backend'")
 [ -z "$used" ] || fail "someone is at work on $used; first docker compose stop mlflow, and stop searches"
 # Unpacked before anything is taken away: a disk that is too small shows here.
 rm -rf "$ARTIFACTS_FOLDER/.restored"

@@ -155,7 +155,7 @@ def _postgresql_version(uri: str) -> str | None:
         import psycopg
     except ImportError:
         raise RunError("PostgreSQL needs psycopg; pip install 'saccade[server]'") from None
-    address = uri.replace("postgresql+psycopg://", "postgresql://", 1)
+    address = "postgresql://" + uri.partition("://")[2]  # libpq knows of no drivers.
     try:
         with psycopg.connect(address, connect_timeout=_CONNECT_SEC) as connection:
             if connection.info.parameter_status("server_encoding") != "UTF8":

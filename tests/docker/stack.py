@@ -163,10 +163,10 @@ class Stack:
                 while subprocess.run([POSTGRES / "pg_isready", "-q"], env=environment).returncode != 0:
                     assert running.poll() is None, log.read_text()
                     time.sleep(0.1)
-                for _ in range(2):  # Twice, for it may be run again when something is added to it.
-                    done = subprocess.run(
-                        ["sh", MLFLOW / "init-databases.sh"], env=environment, capture_output=True, text=True
-                    )
+                # Twice, for it may be run again when a password has changed.
+                for earlier in ({"MLFLOW_DB_PASSWORD": "an 'earlier' one"}, {}):
+                    words = ["sh", str(MLFLOW / "init-databases.sh")]
+                    done = subprocess.run(words, env={**environment, **earlier}, capture_output=True, text=True)
                     assert (done.returncode, done.stderr) == (0, "")
                 self.await_health("db", running, log)
                 yield
