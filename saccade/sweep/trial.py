@@ -77,7 +77,7 @@ class TrialRuns:
         spec: Of the trial.
         runs_root: Folder of all runs.
         parent: MLflow id of the study's own run; None while there is none.
-        leave: Says why to leave the trial to others ("" to go on), asked twice a second.
+        stop: The worker is to leave the trial to others; is set too when a signal says so meanwhile.
         lost: Whether the trial is another worker's by now.
         note: Writes down the ids of its runs.
         command: The trainer, for tests.
@@ -92,14 +92,14 @@ class TrialRuns:
         *,
         runs_root: Path,
         parent: str | None,
-        leave: Callable[[], str],
+        stop: threading.Event,
         lost: threading.Event,
         note: Callable[[Sequence[str]], None],
         command: Sequence[str] | None = None,
     ) -> None:
         self._sweep, self._trial, self._facts, self._spec = sweep, trial, facts, spec
         self._runs_root, self._parent, self._command = runs_root.absolute(), parent, command
-        self._leave, self._lost, self._note = leave, lost, note
+        self._stop, self._lost, self._note = stop, lost, note
         self._runs, self._argv = list(facts.runs), ["saccade", "sweep", str(sweep.path)]
         self._pruned = ""
 
@@ -150,8 +150,7 @@ class TrialRuns:
     def _train(self, run: RunDir, spec: Spec, *, watched: bool) -> Result | None:
         """Train a run to its end; the result of the trial if that is known by now."""
         watch = Watch(run, self._sweep, self._trial, self._facts.reported) if watched else None
-        interrupted = threading.Event()
-        code = self._supervised(run, spec, watch, interrupted)
+        code = self._supervised(run, spec, watch)
         if self._lost.is_set():
             return Result(Ending.LOST)
         if code == 0:
@@ -160,19 +159,18 @@ class TrialRuns:
             return None
         if self._pruned:
             return Result(Ending.PRUNED, why=self._pruned)
-        if code is None or interrupted.is_set() or self._leave():
+        if code is None or self._stop.is_set():
             return Result(Ending.LEFT)
         return Result(Ending.FAILED, why=_why(run, code))
 
-    def _supervised(self, run: RunDir, spec: Spec, watch: "Watch | None", interrupted: threading.Event) -> int | None:
+    def _supervised(self, run: RunDir, spec: Spec, watch: "Watch | None") -> int | None:
         """`supervise`; None when the run was still held by somebody and it is time to leave."""
 
         def stop() -> str | None:
             if self._lost.is_set():
                 return "another worker has taken up the trial"
-            why = self._leave()
-            if why:
-                return why
+            if self._stop.is_set():
+                return "stopped with its sweep"
             if watch is not None and not self._pruned:
                 self._pruned = watch.look()
             return self._pruned or None
@@ -188,7 +186,7 @@ class TrialRuns:
                     resume=begun,
                     tracking_uri=uri,
                     experiment=spec.tracking.experiment,
-                    interrupted=interrupted,
+                    interrupted=self._stop,
                     tags=self._tags(),
                     parent_run_id=self._parent,
                     stop=stop,
@@ -198,7 +196,7 @@ class TrialRuns:
                     command=self._command,
                 )
             except BusyError:  # The trainer of a worker that was killed is still saving.
-                if self._lost.wait(_BUSY_PAUSE_SEC) or self._leave():
+                if self._lost.wait(_BUSY_PAUSE_SEC) or self._stop.is_set():
                     return None
 
     def _tags(self) -> dict[str, str]:

@@ -121,8 +121,6 @@ class Worker:
                 patiently(lambda: self._opened.ledger.hand_back(trial_id), self._stop, self._say)
                 raise
             patiently(lambda: self._tell(study, trial_id, result), self._stop, self._say)
-        if result.ending is Ending.LEFT:
-            self._stop.set()
         return result.ending is Ending.FAILED
 
     def _ask(self, trial_id: int) -> tuple[optuna.Study, optuna.Trial, Facts]:
@@ -158,7 +156,7 @@ class Worker:
             spec,
             runs_root=self._runs_root,
             parent=study.user_attrs.get(PARENT),
-            leave=lambda: "stopped with its sweep" if self._stop.is_set() else "",
+            stop=self._stop,
             lost=lost,
             note=lambda ids: patiently(lambda: trial.set_user_attr(RUNS, list(ids)), self._stop, self._say),
             command=self._job.command,

@@ -150,8 +150,7 @@ def test_a_request_to_stop_reaches_a_worker_and_its_trial_goes_on_later(
         code, out, _ = saccade("sweep", "stop", str(sweep))
         assert code == 0
         assert "asked 1 running trial of try to stop" in out
-        while not runs.others["leave"]():
-            pass
+        assert runs.others["stop"].wait(60)
         return Result(Ending.LEFT)
 
     assert work(sweep, until_stopped) == [0]
