@@ -140,7 +140,8 @@ def groups_text(groups: Sequence[Group], metrics: Sequence[str]) -> str:
         seeds = " ".join("/".join(map(str, seed)) for seed in group.runs)
         rows.append([group.label, group.name, str(len(group.runs)), seeds])
     parts = ["Groups of runs that are equal but for the seed\n" + columns(rows, indent="  ")]
-    parts += [f"  {text}" for group in groups for text in _remarks(group)]
+    remarks = "\n".join(f"  {text}" for group in groups for text in _remarks(group))
+    parts += [remarks] if remarks else []
     if len(groups) > 1:
         different = differing({group.label: group.settings for group in groups})
         head = ["setting", *(group.label for group in groups)]

@@ -169,7 +169,7 @@ def _facts(record: RunRecord) -> list[list[str]]:
         "by": tags.get("mlflow.user", ""),
         "code": code,
         "command": tags.get("mlflow.source.name", ""),
-        "spec": f"{record.spec_hash} (saccade runs compare tells two runs apart)",
+        "spec": f"{record.spec_hash}, which runs share whose settings differ only in place and name",
         "follows": record.follows,
         "repeats": tags.get("saccade.rerun_of", ""),
         "folder": str(record.run.path) if record.run is not None else "not on this machine",
