@@ -85,8 +85,10 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep: int = 1) -> None
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        before = "; the one before is still there" if path.exists() else ""
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}){before}") from None
+        before = "the one before is kept: " if path.exists() else ""
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror or error}); {before}make room, then resume the run"
+        ) from None
 
 
 def _save(state: dict[str, Any], file: BinaryIO) -> None:

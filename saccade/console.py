@@ -1,11 +1,14 @@
 """Where a supervised run is seen: the terminal, which its trainer's output and its supervisor's own lines share."""
 
 import os
+import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from typing import Any, TextIO, cast
 
-__all__ = ["Console", "LogTail"]
+__all__ = ["Console", "LogTail", "unfailing_output"]
 
 
 class Console:
@@ -68,3 +71,30 @@ class LogTail(threading.Thread):
         """Copy what is there and end."""
         self._done.set()
         self.join()
+
+
+class _Unfailing:
+    """A stream that loses what cannot be written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def unfailing_output() -> Iterator[None]:
+    """Within, what is printed where the disk is full, or nobody reads any more, is lost, and no reason to end."""
+    out, err = (cast(TextIO, _Unfailing(stream)) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        yield

@@ -36,7 +36,7 @@ Event = dict[str, Any]
 
 
 class Journal:
-    """The trainer's end of a journal; `Journal.open` makes one."""
+    """The trainer's end of a journal; `Journal.open` makes one. What cannot be written is a `RunError`."""
 
     def __init__(self, descriptor: int, last_steps: dict[str, int]) -> None:
         self._descriptor = descriptor
@@ -101,11 +101,11 @@ class Journal:
     def end(self, status: Literal["finished", "stopped"]) -> None:
         """Note that the trainer leaves of its own will, and make sure that all of it is on disk."""
         self._write("end", {"status": status})
-        os.fsync(self._descriptor)
+        self._sync()
 
     def mark(self) -> int:
         """The journal's length in bytes, all of it on disk."""
-        os.fsync(self._descriptor)
+        self._sync()
         return os.fstat(self._descriptor).st_size
 
     def close(self) -> None:
@@ -125,11 +125,26 @@ class Journal:
     def _write(self, kind: str, content: Mapping[str, object]) -> None:
         line = json.dumps({"t": time.time_ns() // 1_000_000, "kind": kind, **content}) + "\n"
         data = line.encode()
-        # One write, so that a kill leaves at most one torn line.
-        written = os.write(self._descriptor, data)
-        if written != len(data):  # A disk that is full takes the beginning; a torn line may only ever be the last one.
-            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
-            raise OSError(errno.ENOSPC, "no space left for the journal")
+        try:
+            # One write, so that a kill leaves at most one torn line.
+            written = os.write(self._descriptor, data)
+            if written != len(data):  # A full disk takes the beginning; a torn line may only ever be the last one.
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise _unwritable(error) from None
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> RunError:
+    return RunError(
+        f"journal.jsonl cannot be written ({error.strerror}); all before is kept: make room, then resume the run"
+    )
 
 
 def read_journal(path: str | Path, offset: int = 0) -> Iterator[tuple[Event, int]]:

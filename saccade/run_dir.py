@@ -19,6 +19,7 @@ import shlex
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,8 +79,9 @@ class RunLock:
             holder = _read_holder(descriptor)
             os.close(descriptor)
             raise BusyError(f"run {path.parent.name} is being {role} by {holder}; stop it first")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), **machine()}).encode(), 0)
+        with suppress(OSError):  # It is the lock that counts; who holds it is for the message.
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), **machine()}).encode(), 0)
         self._descriptor = descriptor
         _open_locks.add(self)
 

@@ -5,10 +5,13 @@ RUN_DIR/checkpoints/ when there is something. Exit codes: 0 finished, 2 a user's
 stopped.
 """
 
+import errno
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from saccade.console import unfailing_output
 from saccade.datasets.lineage import dataset_uses
 from saccade.engine.stop import Stopped, StopRequest
 from saccade.errors import SaccadeError
@@ -25,6 +28,10 @@ from saccade.stages.run import LAST, Best, Run, Saved, check_digest, load_saved
 from saccade.tracking.shipping_state import attempted_offset
 
 __all__ = ["execute", "main"]
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_ROOM_BYTES = 1 << 20
+"""Some libraries do not say why they could not write; with less than this it is plain."""
 
 
 def execute(run: Run, saved: Saved) -> None:
@@ -80,6 +87,11 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path((argv if argv is not None else sys.argv[1:])[0]).absolute()
     stop = StopRequest()
     stop.install()
+    with unfailing_output():
+        return _train(folder, stop)
+
+
+def _train(folder: Path, stop: StopRequest) -> int:
     try:
         spec = read_spec(folder / "spec.yaml")
         with RunDir(folder).lock():
@@ -95,6 +107,15 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except SaccadeError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in _DISK and shutil.disk_usage(folder).free > _ROOM_BYTES:
+            raise
+        print(
+            f"error: {error.filename or folder}: cannot be written ({error.strerror or error}); all before is kept: "
+            "make room, then resume the run",
+            file=sys.stderr,
+        )
         return 2
 
 

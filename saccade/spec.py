@@ -287,8 +287,9 @@ class CheckpointSpec(Section):
     """Epochs between kept checkpoints in the final phase. Method: 10."""
     track_every_minutes: Annotated[float, Field(ge=0)] | None = 30.0
     """Least time between uploads of last.pt and best.pt to MLflow, minutes, where each replaces its predecessor; they
-    go too when the run stops or fails. From there `saccade run --resume` goes on with a run whose folder is lost. null:
-    of what rolls only best.pt goes, at the end, and such a run goes on from the last kept checkpoint."""
+    go too when the run ends (last.pt not of a finished run, whose last epoch is kept anyway). From there `saccade run
+    --resume` goes on with a run whose folder is lost. null: they stay here, and such a run goes on from the last kept
+    checkpoint, or begins anew."""
 
 
 class EngineSpec(Section):

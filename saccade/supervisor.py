@@ -166,7 +166,7 @@ def supervise(
                 packager = ModelPackager(run) if package else None
                 try:
                     code, tail = _train(run, command, console, signals)
-                    asked = signals.first
+                    asked, state.goes_on = signals.first, signals.reason is None
                     shipper.end(_outcome(code, asked, signals.reason, tail))
                     if code == 0 and packager is not None:
                         _package(packager, console, signals)

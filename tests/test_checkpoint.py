@@ -65,7 +65,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         patch.setattr(checkpoint.torch, "save", full_disk)
         with pytest.raises(CheckpointError) as caught:
             save_checkpoint(path, {"mark": 18})
-    assert str(caught.value) == f"{path}: cannot be written (No space left on device); the one before is still there"
+    assert str(caught.value) == (
+        f"{path}: cannot be written (No space left on device); the one before is kept: make room, then resume the run"
+    )
     assert os.listdir(tmp_path) == ["last.pt"]
     assert bits(load_checkpoint(path)) == bits(STATE)
     save_checkpoint(path, {"mark": 19})

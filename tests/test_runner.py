@@ -3,14 +3,16 @@
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from saccade import pretrain
+from saccade import pretrain, runner
 from saccade.checkpoint import load_checkpoint, save_checkpoint
 from saccade.journal import read_journal
 from saccade.run_dir import RunDir
@@ -54,12 +56,14 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event, _ in read_journal(folder / "journal.jsonl") if event["kind"] == kind]
 
 
-def mistake(folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
+def mistake(folder: Path, capfd: pytest.CaptureFixture[str], *, but: str = "saccade: ") -> str:
     """The one line that a run that cannot go on leaves, after the names of its stages and how far it got."""
     capfd.readouterr()
     assert main([str(folder)]) == 2
     lines = [
-        line for line in capfd.readouterr().err.splitlines() if not line.startswith(("saccade: ", "pre-training: "))
+        line
+        for line in capfd.readouterr().err.splitlines()
+        if not line.startswith(("saccade: ", "pre-training: ", but))
     ]
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
@@ -235,6 +239,46 @@ def test_a_damaged_checkpoint_is_told(trained: Path, capfd: pytest.CaptureFixtur
     assert "last.pt: not a readable checkpoint" in mistake(trained, capfd)
     save_checkpoint(last, {"something": "else"})
     assert "last.pt: not a checkpoint of this kind of run" in mistake(trained, capfd)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "x/summary.md"), "x/summary.md: cannot be written (No space left on"),
+        # As pyarrow puts it, on a disk without room
+        (OSError("Error writing bytes to file"), "run: cannot be written (Error writing bytes to file); all before is"),
+    ],
+)
+def test_a_full_disk_is_told_in_one_line(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: OSError, said: str
+) -> None:
+    def write_report(*_: object) -> str:
+        print("nobody can read this", file=sys.stderr)
+        raise error
+
+    folder = make("evaluation.retrieval.enabled=false", "pretrain.epochs=1")
+    monkeypatch.setattr(runner, "write_report", write_report)
+    if error.errno is None:
+        room = shutil.disk_usage(folder)._replace(free=0)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
+    line = mistake(folder, capfd, but="nobody can read this")
+    assert said in line
+    assert line.endswith("all before is kept: make room, then resume the run")
+    monkeypatch.undo()
+    assert main([str(folder)]) == 0
+
+
+def test_output_that_cannot_be_written_ends_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is on the disk that is full."""
+    folder = make("evaluation.retrieval.enabled=false", "pretrain.epochs=1")
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main([str(folder)]) == 0
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
+    assert load_checkpoint(folder / "checkpoints" / "last.pt")["learner"]["step"] == 2
 
 
 def test_a_run_that_is_being_trained_is_left_alone(make: Make, capfd: pytest.CaptureFixture[str]) -> None:

@@ -34,17 +34,37 @@ class Trainer:
             time.sleep(3)
         self.journal = Journal.open(folder / "journal.jsonl", mark=saved["mark"], attempted=attempted)
 
-    def save(self) -> None:
+    def save(self, weights: int = 0) -> None:
+        """Beside the mark a file of that many numbers, all that of the step; now and then it is kept, and a figure."""
+        if weights:
+            name = self.folder / "checkpoints" / "last.pt"
+            name.parent.mkdir(exist_ok=True)
+            name.with_suffix(".tmp").write_bytes(self.step.to_bytes(4, "little") * weights)
+            name.with_suffix(".tmp").replace(name)
+            if self.step % 60 == 0:
+                kept = f"checkpoints/epoch_{self.step:04d}.pt"
+                os.link(name, self.folder / kept)
+                self.journal.artifact(kept)
+            if self.step % 20 == 0:
+                self.file(f"figures/{self.step}.png", f"step {self.step} " * 1000)
+                self.journal.artifact(f"figures/{self.step}.png")
         self.checkpoint.write_text(json.dumps({"mark": self.journal.mark(), "step": self.step}))
 
     def train(
-        self, last: int, *, save_every: int = 5, die_at: int = 0, shipped: bool = False, pause: float = 0.0
+        self,
+        last: int,
+        *,
+        save_every: int = 5,
+        die_at: int = 0,
+        shipped: bool = False,
+        pause: float = 0.0,
+        weights: int = 0,
     ) -> None:
         while self.step < last:
             self.step += 1
             self.journal.metrics({"pretrain/loss": loss(self.step), "epoch": self.step // 5}, self.step)
             if self.step % save_every == 0:
-                self.save()
+                self.save(weights)
             if self.step == die_at:
                 if shipped:
                     self.await_shipped()

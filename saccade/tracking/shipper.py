@@ -8,7 +8,7 @@ from saccade.errors import RunError
 from saccade.provenance import redact
 from saccade.tracking.shipment import Shipment
 from saccade.tracking.shipping_state import Outcome
-from saccade.tracking.store import DeniedError, OutageError, TrackingError
+from saccade.tracking.store import DeniedError, OutageError, TrackingError, line
 
 __all__ = ["PATIENCE_SEC", "Shipper"]
 
@@ -18,6 +18,10 @@ PATIENCE_SEC = 60.0
 _POLL_SEC = 0.5
 _BACKOFF_SEC = (0.5, 10.0)
 _SILENT_SEC = 5.0
+
+
+class _DiskError(OutageError):
+    """It is this machine's disk."""
 
 
 class Shipper(threading.Thread):
@@ -103,8 +107,8 @@ class Shipper(threading.Thread):
         while not self._left.is_set() and not self._shipment.state.complete:
             try:
                 moved = self._shipment.step()
-            except (OutageError, OSError) as error:  # OSError: this machine's disk
-                self._note(error if isinstance(error, OutageError) else OutageError(str(error)))
+            except (OutageError, OSError) as error:
+                self._note(error if isinstance(error, OutageError) else _DiskError(line(str(error))))
                 if not self._insist:
                     break
                 self._pause(backoff)
@@ -128,17 +132,17 @@ class Shipper(threading.Thread):
         self._wake.clear()
 
     def _note(self, trouble: OutageError | None) -> None:
-        first = not self._first_answer.is_set()
+        first, disk = not self._first_answer.is_set(), isinstance(self.trouble, _DiskError)
         self.trouble = trouble
         self._first_answer.set()
         if trouble is not None and not self._away:
             # At the very first request the supervisor decides what to say: being refused entrance stops it.
             if not (first and isinstance(trouble, DeniedError)):
-                self._say(
-                    f"tracking: cannot reach {redact(self._shipment.uri)} ({trouble}); "
-                    "nothing is lost: it is kept here until it can be sent"
-                )
+                what = f"cannot reach {redact(self._shipment.uri)}"
+                if isinstance(trouble, _DiskError):
+                    what = "cannot write down what is sent, so nothing is"
+                self._say(f"tracking: {what} ({trouble}); nothing is lost: it is kept here until it can be sent")
             self._away = True
         elif trouble is None and self._away:
             self._away = False
-            self._say(f"tracking: {redact(self._shipment.uri)} answers again")
+            self._say("tracking: sending again" if disk else f"tracking: {redact(self._shipment.uri)} answers again")

@@ -55,6 +55,8 @@ class ShippingState:
     """The encoder of the finished run is to be tracked as an MLflow model too."""
     registered: str = ""
     """Id of the model that was made a version of a registered one."""
+    goes_on: bool = True
+    """Somebody may want to go on with the run: false once it was given up (`supervise(stop=...)`)."""
     outcome: Outcome | None = None
     """None while the run goes on, or when nobody saw its end."""
     status_final: bool = False

@@ -99,12 +99,13 @@ class Uploads:
                 self._append([name])
 
     def _due(self, name: str, status: str) -> bool:
-        if status and name == BEST:
-            return True
         if self._every_sec is None:
             return False
-        if status:  # A finished run's last state is that of its last epoch, which is kept.
-            return not (status == "FINISHED" and name == LAST)
+        if status and name != BEST:
+            # A finished run's last state is that of its last epoch, which is kept.
+            return self._state.goes_on and not (status == "FINISHED" and name == LAST)
+        if status:
+            return True
         return time.monotonic() >= self._rolled_at[name] + self._every_sec
 
     def retry_now(self) -> None:

@@ -188,7 +188,6 @@ def test_without_tracked_checkpoints_it_begins_anew(lost: Lost, server: str, roo
     restore_run(root, mlflow_run_id, server, say=said.append)
     assert said[0].endswith("; it begins anew, since no checkpoint of it is tracked")
     assert not (run.path / "checkpoints/last.pt").exists()
-    assert (run.path / "checkpoints/best.pt").exists()
 
 
 def test_what_cannot_be_brought_back(lost: Lost, server: str, root: Path) -> None:
