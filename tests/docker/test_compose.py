@@ -197,6 +197,20 @@ def test_a_profile_that_the_server_is_not_told_of_is_refused(compose: Compose) -
             assert ran.stderr.count("\n") == (1 if code else 0)
 
 
+def test_commands_that_people_are_told_of_exist(compose: Compose, saccade: Callable[..., tuple[int, str, str]]) -> None:
+    services = compose.services("s3,auth,tools").keys()
+    files = [REPOSITORY / "docs" / "server.md", DOCKER / "compose.yaml", *MLFLOW.glob("*.sh")]
+    text = "\n".join(path.read_text() for path in files)
+    told = re.findall(r"docker compose (run --rm|exec|stop|start|build)(?: --user \"[^\"]+\")? ([a-z0-9-]+)", text)
+    assert {name for _, name in told} >= {"backup", "restore", "upgrade", "bucket", "worker", "mlflow", "db"}
+    assert {name for _, name in told} <= services
+    options = {option for line in re.findall(r"saccade server(.*)", text) for option in re.findall(r"--[a-z-]+", line)}
+    assert options == {"--host", "--allowed-hosts", "--artifacts", "--workers"}
+    code, out, _ = saccade("server", "--help")
+    assert code == 0
+    assert [option for option in options if f"{option} " not in out] == []
+
+
 # Images --------------------------------------------------------------------------------------------------------------
 
 
