@@ -169,8 +169,9 @@ class Uploads:
             self._queue = [item for item in found if self._state.uploaded.get(item[0]) != item[1]]
             if not self._queue:
                 return _Step.DONE
-        name, digest, version = self._queue.pop(0)
+        name, digest, version = self._queue[0]
         self._upload(store, self._run.path / name, name, digest)
+        self._queue.pop(0)
         if _version(self._run.path / name) != version:  # What was sent may be half of each: look at it again.
             self._state.uploaded = {other: sent for other, sent in self._state.uploaded.items() if other != name}
             self._queue.clear()

@@ -122,6 +122,32 @@ def test_another_file_that_changes_meanwhile_is_sent_again(tmp_path: Path, serve
     assert state.uploaded["summary.md"] == hashlib.sha256(b"newest " * 800).hexdigest()
 
 
+def test_an_outage_in_the_middle_of_a_folder_leaves_none_of_its_files_out(
+    tmp_path: Path, server: Any, clock: Clock
+) -> None:
+    run, state, uploads = made(tmp_path)
+    for name in "abcd":
+        (run.path / name).mkdir()
+        for number in range(3):
+            (run.path / name / f"{number}.txt").write_text(f"{name} {number}")
+    uploads.add("abcd")
+
+    def go_away(path: str) -> None:
+        if path.endswith("1.txt"):
+            server.meanwhile, server.away = (lambda path: None), True
+            raise OutageError("in the middle")
+
+    for _ in range(4):
+        server.meanwhile, server.away = go_away, False
+        clock.now += 60
+        all_sent(uploads, server)
+    server.away = False
+    clock.now += 60
+    all_sent(uploads, server)
+    assert sorted(server.order) == [f"{name}/{number}.txt" for name in "abcd" for number in range(3)]
+    assert state.pending == []
+
+
 def test_the_journal_goes_before_a_checkpoint(tmp_path: Path, server: Any, clock: Clock) -> None:
     run, state, uploads = made(tmp_path, 0)
     with Journal.open(run.journal, mark=None, attempted=0) as journal:
