@@ -19,7 +19,7 @@ from saccade.run_dir import RunDir, open_run
 from saccade.spec import Spec
 from saccade.spec_reader import expand_env
 
-__all__ = ["adopt", "find_initial_weights", "initial_weights_file", "read_record"]
+__all__ = ["adopt", "find_initial_weights", "initial_weights_file", "read_record", "with_weights_beside"]
 
 _ADDRESSES = ("runs:/", "models:/")
 
@@ -59,6 +59,14 @@ def find_initial_weights(spec: Spec, runs_root: Path) -> Path | None:
             f"{spec.contrast.projection_dim}; set contrast.projection_dim={projected[0]}, or give other weights"
         )
     return path
+
+
+def with_weights_beside(spec: Spec, spec_path: Path) -> Spec:
+    """A spec whose file of weights lies beside it, as in an exported run, names that file from here."""
+    given, beside = spec.encoder.weights, spec_path.parent / spec.encoder.weights
+    if not given or Path(given).exists() or not beside.is_file():
+        return spec
+    return spec.model_copy(update={"encoder": spec.encoder.model_copy(update={"weights": str(beside)})})
 
 
 def adopt(weights: Path, given: str, run: RunDir) -> None:

@@ -16,7 +16,7 @@ from saccade.chain import (
     shared_overrides,
 )
 from saccade.errors import RunError, SpecError
-from saccade.initial_weights import adopt, find_initial_weights
+from saccade.initial_weights import adopt, find_initial_weights, with_weights_beside
 from saccade.run_dir import RunDir, create_run, open_run, update_run
 from saccade.spec import Spec
 from saccade.spec_reader import expand_env, read_spec, spec_diff
@@ -38,10 +38,10 @@ def start_run(runs_root: Path, spec_path: Path, overrides: Sequence[str]) -> int
     """Start a new run, and then those of its chain; returns the exit code of `supervise`, the first that is not 0."""
     spec = read_spec(spec_path, overrides)
     followers = [
-        _with_weights_beside(follower, spec_path.parent / name)
+        with_weights_beside(follower, spec_path.parent / name)
         for name, follower in zip(spec.then, read_followers(spec_path, spec, overrides), strict=True)
     ]
-    spec = _with_weights_beside(spec, spec_path)
+    spec = with_weights_beside(spec, spec_path)
     weights = [_check(each, runs_root) for each in (spec, *followers)]
     reconcile(runs_root, say=_say)
     if followers:
@@ -117,14 +117,6 @@ def _check(spec: Spec, runs_root: Path) -> Path | None:
     expand_env(spec.tracking.uri, "tracking.uri")
     check_folder(expand_env(spec.data.root, "data.root"), spec.data.dataset)
     return find_initial_weights(spec, runs_root)
-
-
-def _with_weights_beside(spec: Spec, spec_path: Path) -> Spec:
-    """A spec whose file of weights lies beside it, as in an exported run, names that file from here."""
-    given, beside = spec.encoder.weights, spec_path.parent / spec.encoder.weights
-    if not given or Path(given).exists() or not beside.is_file():
-        return spec
-    return spec.model_copy(update={"encoder": spec.encoder.model_copy(update={"weights": str(beside)})})
 
 
 def _create(

@@ -12,7 +12,7 @@ from typing import Any
 
 from saccade.chain import read_followers
 from saccade.errors import RunError
-from saccade.initial_weights import adopt, find_initial_weights
+from saccade.initial_weights import adopt, find_initial_weights, with_weights_beside
 from saccade.run_dir import RunDir
 from saccade.spec import Spec
 from saccade.spec_reader import dump_spec, read_spec
@@ -35,7 +35,11 @@ def plan_chain(spec_path: Path, overrides: Sequence[str], runs_root: Path) -> li
         SaccadeError: Whatever would stop the run itself.
     """
     spec = read_spec(spec_path, overrides)
-    specs = [spec, *read_followers(spec_path, spec, overrides)]
+    followers = zip(spec.then, read_followers(spec_path, spec, overrides), strict=True)
+    specs = [
+        with_weights_beside(spec, spec_path),
+        *(with_weights_beside(follower, spec_path.parent / name) for name, follower in followers),
+    ]
     weights = [find_initial_weights(each, runs_root) for each in specs]  # all of them before anything is measured
     plans = []
     for place, (each, file) in enumerate(zip(specs, weights, strict=True), start=1):

@@ -105,6 +105,14 @@ def test_what_would_stop_the_run_stops_the_plan(saccade: Saccade, spec: Path, tm
     code, out, err = saccade("plan", str(spec), "--set", "encoder.weights=nowhere.safetensors")
     assert (code, out) == (2, "")
     assert err.startswith("error: encoder.weights: nowhere.safetensors: no such file or folder")
+    # Weights that lie beside the spec are found there, as by the run itself.
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    (folder / "spec.yaml").write_text(spec.read_text() + "\n")
+    (folder / "mine.safetensors").write_bytes(b"no weights")
+    code, out, err = saccade("plan", "exported/spec.yaml", "--set", "encoder.weights=mine.safetensors")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: exported/mine.safetensors: ")
     # What the measuring process finds, here in this one
     (tmp_path / "spec.yaml").write_text(spec.read_text().replace("batch_size: 4, decay", "batch_size: 50, decay", 1))
     assert main([str(tmp_path), str(tmp_path / "runs")]) == 2
