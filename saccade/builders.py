@@ -49,6 +49,7 @@ def build_dataset(spec: Spec, split: int | None = None) -> Dataset:
         exclude=spec.data.exclude,
         validation=spec.data.validation,
         min_frames=spec.clip.frames,
+        store=spec.data.store,
         show_progress=True,
     )
 

@@ -40,6 +40,13 @@ class DataSpec(Section):
     """Restrict the split to the videos whose frames are on disk. Off: a listed video that is missing is an error."""
     exclude: tuple[str, ...] = Field(default=(), strict=False)
     """Names of videos left out on purpose (a broken file, say). Nothing is ever left out silently."""
+    store: str = Field(
+        default="frames",
+        pattern=r"^(frames|packed_(jpeg|decoded)(_[1-9][0-9]*)?)$",
+        examples=["frames", "packed_jpeg", "packed_decoded", "packed_decoded_128"],
+    )
+    """Where frames are read from: frames, their folders of JPEG files, or a packed store of `saccade data pack` by its
+    name. Only one with a number in its name, of smaller frames, changes what is seen: adapt `clip.eval_crop` to it."""
     validation: tuple[str, ...] = Field(default=(), strict=False)
     """Patterns (`*_g08_*`) of training videos held out for validation. They score val/... without the test split."""
 

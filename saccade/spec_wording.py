@@ -164,6 +164,8 @@ def _allowed(schema: Schema, nullable: bool) -> str:
         words = " or ".join(schema.get("enum", [schema.get("const")]))
     elif schema["type"] == "array":
         words = _allowed_list(schema)
+    elif "pattern" in schema:
+        words = f"{', '.join(schema['examples'])} or the like"
     elif schema["type"] == "string":
         low, high = schema.get("minLength", 0), schema.get("maxLength")
         words = f"a text of {low} to {high} characters" if high else "a text that is not empty" if low else "a text"

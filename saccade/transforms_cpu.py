@@ -69,7 +69,7 @@ def _jitter(clip: Tensor, jitter: Jitter) -> None:
 def _shift_hue(image: npt.NDArray[np.float32], turns: float) -> None:
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     # Hue is in degrees; OpenCV takes what is above 360 as what it stands for, but not always what is below 0.
-    hsv[..., 0] += 360 * (turns % 1)
+    np.add(hsv[..., 0], 360 * (turns % 1), out=hsv[..., 0])
     cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=image)
 
 

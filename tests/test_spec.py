@@ -97,6 +97,7 @@ OURS = {
     "data.only_present": False,
     "data.exclude": (),
     "data.validation": (),
+    "data.store": "frames",
     "encoder.weights": "",
     "evaluation.retrieval.enabled": True,
     "evaluation.retrieval.baselines": True,

@@ -1,9 +1,12 @@
-"""`saccade data`: make a toy dataset, prepare official ones or your own videos, check and draw them."""
+"""`saccade data`: make a toy dataset, prepare official ones or your own videos, pack, check and draw them."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from saccade.errors import DataError
 
 __all__ = ["app"]
 
@@ -102,6 +105,52 @@ def check(
     report = check_dataset(folder, split=split, only_present=only_present, deep=deep, workers=workers)
     typer.echo(str(report))
     raise typer.Exit(1 if report.findings else 0)
+
+
+@app.command()
+def pack(
+    dataset: DatasetFolder,
+    kind: Annotated[
+        Literal["jpeg", "decoded"],
+        typer.Option("--as", help="jpeg: the files as they are. decoded: pixels, ten times the disk and no decoding."),
+    ] = "jpeg",
+    short_side: Annotated[
+        int | None, typer.Option(min=16, help="Make frames smaller, to this short side, px: changes what is seen.")
+    ] = None,
+    quality: Annotated[
+        int, typer.Option(min=1, max=100, help="Of JPEG files written anew, with --as jpeg and --short-side.")
+    ] = 95,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether to spend the disk space.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store of other frames.")] = False,
+    workers: Workers = None,
+) -> None:
+    """Put all frames into one file that loads faster (data.store of a spec); says first what it takes on disk.
+
+    Run it again to go on where it stopped.
+    """
+    from saccade.datasets.packed import Settings
+    from saccade.datasets.packed_plan import plan_pack
+    from saccade.datasets.packed_write import pack as pack_frames
+
+    again = kind == "jpeg" and short_side is not None
+    plan = plan_pack(dataset, Settings(kind, short_side, quality if again else None))
+    typer.echo(str(plan))
+    _agree(yes)
+    typer.echo(str(pack_frames(plan, workers=workers, overwrite=overwrite)))
+
+
+def _agree(yes: bool) -> None:
+    """Ask a person whether to go on; without one, it must have been said before."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise DataError("nobody is there to ask whether to spend that disk space; give --yes to say so beforehand")
+    try:
+        agreed = typer.confirm("Write it?")
+    except typer.Abort:  # Ctrl-C, or the end of the input
+        agreed = False
+    if not agreed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -6,7 +6,7 @@
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,8 @@ from saccade.datasets.digest import content_digest, scanpath_digest
 from saccade.datasets.frame_faults import FrameReport, inspect_frames
 from saccade.datasets.layout import FRAMES_FOLDER, SPLIT_FOLDER
 from saccade.datasets.official import Official, recognise, unlike_official
+from saccade.datasets.packed import stores_of
+from saccade.datasets.packed_check import check_stores
 from saccade.datasets.splits import Entry, Split, names_on_disk, read_split, split_numbers
 from saccade.errors import DataError
 from saccade.gaze.fixations import usable_length
@@ -66,6 +68,8 @@ class _OnDisk:
     """By the name of the folder."""
     found: dict[str, str]
     """Folder of each listed video that is there."""
+    changes: str
+    """How frames differ from the JPEG files that there were, if only a packed store is left."""
 
     def present(self, entries: Sequence[Entry]) -> list[Entry]:
         return [entry for entry in entries if entry.name in self.found]
@@ -84,13 +88,13 @@ def check_dataset(
     deep: bool = False,
     workers: int | None = None,
 ) -> CheckReport:
-    """Check the lists, frames and scanpaths of a dataset.
+    """Check the lists, frames, packed stores and scanpaths of a dataset.
 
     Args:
         folder: `<root>/<dataset>`.
         split: Only this official split; None: all that are there.
         only_present: Listed videos may be absent: those that are there are all there should be.
-        deep: Decode every frame, not only the first and the last one of each video.
+        deep: Decode every frame and compare every checksum, not only of the first and the last frame of each video.
         workers: Threads; None: one per core.
 
     Raises:
@@ -100,10 +104,19 @@ def check_dataset(
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give that of a dataset, such as data/UCF101")
     report = CheckReport(folder)
-    frames = _frames(folder / FRAMES_FOLDER, report, deep=deep, workers=workers)
     splits = _splits(folder / SPLIT_FOLDER, split, report)
+    only_packed = bool(stores_of(folder)) and not (folder / FRAMES_FOLDER).exists()
+    frames = {} if only_packed else _frames(folder / FRAMES_FOLDER, report, deep=deep, workers=workers)
+    tree = {name: found.frames for name, found in frames.items() if found.frames is not None}
+    stores = check_stores(folder, tree, splits, deep=deep, workers=workers)
+    for kind, cases in stores.findings.items():
+        report.find(kind, cases)
+    if only_packed:
+        frames = {name: FrameReport(name, found) for name, found in stores.videos.items()}
+        _lengths(frames, report)
+    changes = stores.changes if only_packed else ""
     entries = {entry.name: entry for split in splits.values() for entry in (*split.train, *split.test, *split.unused)}
-    disk = _OnDisk(splits, recognise(splits), frames, names_on_disk(list(entries.values()), frames))
+    disk = _OnDisk(splits, recognise(splits), frames, names_on_disk(list(entries.values()), frames), changes)
     _coverage(disk, list(entries.values()), report, only_present=only_present)
     decoded = "every frame" if deep else "first and last frame of every video"
     total = sum(found.frames.count for found in frames.values() if found.frames is not None)
@@ -112,6 +125,7 @@ def check_dataset(
     for number, lists in splits.items():
         _division(number, lists, disk.official, report)
         report.facts.append(_split_fact(number, lists, disk))
+    report.facts += stores.facts
     _scanpaths(folder, disk, report)
     report.facts.append(f"decoded {decoded}, in {time.monotonic() - began:.0f} s")
     return report
@@ -133,6 +147,11 @@ def _frames(folder: Path, report: CheckReport, *, deep: bool, workers: int | Non
         done = pool.map(partial(inspect_frames, deep=deep), folders)
         found = {each.video: each for each in progress(done, desc="checking", unit="video", total=len(folders))}
     report.find("frames that cannot be used", [fault for each in found.values() for fault in each.faults])
+    _lengths(found, report)
+    return found
+
+
+def _lengths(found: Mapping[str, FrameReport], report: CheckReport) -> None:
     report.find(
         f"videos with fewer usable frames (all but the last) than a clip of {_CLIP_FRAMES}",
         [
@@ -141,7 +160,6 @@ def _frames(folder: Path, report: CheckReport, *, deep: bool, workers: int | Non
             if each.frames is not None and 0 <= usable_length(each.frames.count) < _CLIP_FRAMES
         ],
     )
-    return found
 
 
 # Lists ---------------------------------------------------------------------------------------------------------------
@@ -204,7 +222,7 @@ def _split_fact(number: int, split: Split, disk: _OnDisk) -> str:
         if frames is None:
             return f"split {number}: no digest, since {disk.found[entry.name]} cannot be used"
         scanned[entry.name] = frames
-    digest = content_digest(split.classes, {"train": train, "test": test}, scanned)
+    digest = content_digest(split.classes, {"train": train, "test": test}, scanned, changes=disk.changes)
     return f"split {number}: {len(train)} training, {len(test)} test videos, digest {digest}"
 
 

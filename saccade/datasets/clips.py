@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from saccade.datasets.frames import list_frames, read_frames
 from saccade.datasets.layout import Video
 from saccade.errors import DataError
 from saccade.gaze.fixations import choose_fixations, even_starts, usable_length, view_starts
@@ -223,13 +222,7 @@ class VideoClips(Dataset[Sample]):
         clips = self.chooser.clips(video, item)
         wanted = np.array([range(clip.start, clip.start + self.chooser.clip_frames) for clip in clips])
         distinct, positions = np.unique(wanted, return_inverse=True)
-        paths = list_frames(video.frame_dir)
-        if len(paths) != video.frames:
-            raise DataError(
-                f"{video.frame_dir}: holds {len(paths)} frames, but had {video.frames} when the run began; "
-                "restore them and resume, or start a new run"
-            )
-        frames = as_frames(read_frames([video.frame_dir / paths[i] for i in distinct]))
+        frames = as_frames(video.read(distinct.tolist()))
         cells = [clip.cell for clip in clips if clip.cell is not None]
         masks = torch.from_numpy(np.stack([self.chooser.mask(cell) for cell in cells])) if cells else None
         height, width = frames.shape[-2:]

@@ -20,13 +20,18 @@ _HEX_DIGITS = 32
 
 
 def content_digest(
-    classes: Sequence[str], parts: Mapping[str, Sequence[Entry]], scanned: Mapping[str, FrameFolder]
+    classes: Sequence[str],
+    parts: Mapping[str, Sequence[Entry]],
+    scanned: Mapping[str, FrameFolder],
+    *,
+    changes: str = "",
 ) -> str:
     """Digest that changes with the classes, the videos of each part, their order, labels and frames.
 
     Of the frames count their number and the bytes of 16 of them a video: reading 2.5 million files would take hours.
+    `changes` says how a packed store's pixels differ from those of the JPEG files, if they do.
     """
-    content = hashlib.sha256(json.dumps(list(classes)).encode())
+    content = hashlib.sha256(json.dumps(list(classes)).encode() + changes.encode())
     for part, entries in parts.items():
         for entry in entries:
             frames = scanned[entry.name]

@@ -6,13 +6,17 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from saccade.datasets.digest import content_digest, scanpath_digest
-from saccade.datasets.frames import FrameFolder, scan_frames
+from saccade.datasets.frames import FrameFolder, list_frames, read_frames, scan_frames
+from saccade.datasets.packed import PackedStore, open_store
 from saccade.datasets.splits import Entry, Split, names_on_disk, read_split
 from saccade.errors import DataError
 from saccade.gaze.fixations import usable_length
@@ -35,11 +39,29 @@ class Video:
     label: int
     """Class, from 0."""
     frame_dir: Path
-    """Folder of its frames."""
+    """Folder of its frames; of those in a packed store, what it would be."""
     frames: int
     """How many there are."""
     fixations: tuple[Fixation, ...]
     """Rows of its scanpath; none for validation and test videos."""
+    store: PackedStore | None = field(default=None, compare=False, repr=False)
+    """Where its frames are, when not in a folder."""
+
+    def read(self, numbers: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Frames by their numbers, from 0: RGB `[len(numbers), H, W, 3]`.
+
+        Raises:
+            DataError: One is unreadable, or there are not as many any more as there were; names the file.
+        """
+        if self.store is not None:
+            return self.store.read(self.frame_dir.name, numbers)
+        paths = list_frames(self.frame_dir)
+        if len(paths) != self.frames:
+            raise DataError(
+                f"{self.frame_dir}: holds {len(paths)} frames, but had {self.frames} when the run began; "
+                "restore them and resume, or start a new run"
+            )
+        return read_frames([self.frame_dir / paths[number] for number in numbers])
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +203,7 @@ def load_dataset(
     exclude: Sequence[str] = (),
     validation: Sequence[str] = (),
     min_frames: int,
+    store: str = "frames",
     show_progress: bool = False,
 ) -> Dataset:
     """Find, check and count everything of one split; whatever is wrong is an error here and not hours later.
@@ -195,6 +218,7 @@ def load_dataset(
         exclude: Names of videos to leave out.
         validation: Patterns (fnmatch) of the training videos to hold out.
         min_frames: T, frames of a clip; no video may have fewer usable ones.
+        store: Where frames are read from: "frames", their folders, or the name of a packed store.
         show_progress: Show how far the reading of the folders is.
 
     Raises:
@@ -202,26 +226,31 @@ def load_dataset(
     """
     check_folder(root, dataset)
     folder = Path(root) / dataset
-    frames_folder = folder / FRAMES_FOLDER
+    frames_folder = folder / (FRAMES_FOLDER if store == "frames" else store)
+    packed = None if store == "frames" else open_store(frames_folder)
     lists = read_split(folder / SPLIT_FOLDER, split)
     train, test = _without_excluded(lists, exclude)
     listed = (*lists.train, *lists.test, *lists.unused)
-    found = names_on_disk(listed, _names_in(frames_folder, wanted="the folder of frames"))
+    present = _names_in(frames_folder, wanted="the folder of frames") if packed is None else packed.names
+    found = names_on_disk(listed, present)
     train = _only_with_frames(train, found, frames_folder, only_present=only_present, part="training")
     test = _only_with_frames(test, found, frames_folder, only_present=only_present, part="test")
     names = [entry.name for entry in (*train, *test)]
+    shown = progress(names, desc="reading folders", unit="video") if show_progress and packed is None else names
     scanned = {
-        name: scan_frames(frames_folder / found[name])
-        for name in (progress(names, desc="reading folders", unit="video") if show_progress else names)
+        name: scan_frames(frames_folder / found[name]) if packed is None else packed.frames_of(found[name])
+        for name in shown
     }
     _check_lengths((*train, *test), scanned, min_frames)
-    digest = content_digest(lists.classes, {"train": train, "test": test}, scanned)
+    changes = "" if packed is None else packed.settings.changes
+    digest = content_digest(lists.classes, {"train": train, "test": test}, scanned, changes=changes)
     train, held = _divide(train, validation)
     rows = _fixations(train, scanned, folder, grid_num) if scanpaths else {}
 
     def videos(entries: Sequence[Entry]) -> tuple[Video, ...]:
         return tuple(
-            Video(e.name, e.label, scanned[e.name].folder, scanned[e.name].count, rows.get(e.name, ())) for e in entries
+            Video(e.name, e.label, scanned[e.name].folder, scanned[e.name].count, rows.get(e.name, ()), packed)
+            for e in entries
         )
 
     parts = {"train": videos(train), "validation": videos(held), "test": videos(test)}

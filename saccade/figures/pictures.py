@@ -8,7 +8,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from saccade.datasets.frames import list_frames, read_frames
 from saccade.datasets.layout import Video
 from saccade.figures.tiles import BLUE, GREEN, GREY, OUTSIDE, RED, Picture, Row, Tile, darkened, write_rows
 from saccade.gaze.masks import Box
@@ -43,9 +42,7 @@ def draw_masked_clips(path: Path, names: Sequence[str], clips: Tensor, masks: Te
 
 
 def _middle_frame(video: Video, at: int | None = None) -> Picture:
-    names = list_frames(video.frame_dir)
-    frames = read_frames([video.frame_dir / names[video.frames // 2 if at is None else at]])
-    return np.asarray(frames[0], np.uint8)
+    return np.asarray(video.read([video.frames // 2 if at is None else at])[0], np.uint8)
 
 
 def draw_neighbours(
@@ -91,7 +88,7 @@ def draw_clusters(
     places: Sequence[tuple[int, Box]],
     *,
     rows: int = 20,
-    shown: int = 8,
+    shown: int = 6,
 ) -> None:
     """Draw clusters, the densest first, a row each: the members nearest to the centroid, dark outside their fixation.
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from saccade.datasets.frames import list_frames, read_frames
+from saccade.datasets.frames import list_frames
 from saccade.datasets.gaze_jobs import video_gaze
 from saccade.datasets.layout import FRAMES_FOLDER, Video, scanpath_folder
 from saccade.datasets.scanpaths import read_parameters
@@ -34,20 +34,20 @@ class _Video:
 
     def __init__(
         self,
-        frames: Path,
+        video: Video,
         fixations: Sequence[Fixation],
         *,
         grid_num: int,
         margin_h: int,
         places: npt.NDArray[np.float64] | None,
     ) -> None:
-        self.name, self.fixations = frames.name, fixations
-        self.paths = [frames / name for name in list_frames(frames)]
+        self.name, self.frames, self.fixations = video.name, video.frames, fixations
+        self._video = video
         self.grid_num, self._margin_h, self._places = grid_num, margin_h, places
 
     def picture(self, frame: int, height: int, fixation: Fixation | None = None) -> Image.Image:
         """A frame scaled to `height`, dark outside the mask of the fixation, whose cell is outlined."""
-        whole: Picture = read_frames([self.paths[frame]])[0]
+        whole: Picture = self._video.read([frame])[0]
         if fixation is not None:
             whole = darkened(whole, fixation_box(fixation.cell, grid_num=self.grid_num, margin_h=self._margin_h))
         image = Image.fromarray(whole)
@@ -86,7 +86,7 @@ class _Video:
 
 def _write_sheet(path: Path, video: _Video) -> None:
     fixations = video.fixations
-    words = f"{len(video.paths)} frames\n{len(fixations)} fixations\nin their order"
+    words = f"{video.frames} frames\n{len(fixations)} fixations\nin their order"
     overviews = []
     for first in range(0, len(fixations), _IN_OVERVIEW):
         last = min(first + _IN_OVERVIEW, len(fixations))
@@ -108,7 +108,7 @@ def _write_sheet(path: Path, video: _Video) -> None:
 def _film(video: _Video) -> Iterator[Image.Image]:
     at = {frame: number for number, row in enumerate(video.fixations, 1) for frame in range(row.start, row.end)}
     font = ImageFont.load_default(14)
-    for frame in range(len(video.paths)):
+    for frame in range(video.frames):
         number = at.get(frame)
         image = video.picture(frame, _FILM_PX, None if number is None else video.fixations[number - 1])
         video.draw_gaze(image, max(frame - _TRAIL_FRAMES, 0), frame)
@@ -139,7 +139,7 @@ def draw_scanpaths(
     rows = []
     for video, clips in zip(videos, chosen, strict=True):
         fixations = video.fixations
-        frames = _Video(video.frame_dir, fixations, grid_num=grid_num, margin_h=margin_h, places=None)
+        frames = _Video(video, fixations, grid_num=grid_num, margin_h=margin_h, places=None)
         tiles = []
         if fixations:
             words = f"fixations 1 to {min(len(fixations), _IN_OVERVIEW)}"
@@ -182,9 +182,12 @@ def show_scanpath(
         near = get_close_matches(name, there, n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; {frames.parent} holds {len(there)} videos"
         raise DataError(f"{frames}: no such video{hint}")
-    fixations = read_scanpath(rows / f"{name}.txt", grid_num, len(list_frames(frames)))
+    count = len(list_frames(frames))
+    fixations = read_scanpath(rows / f"{name}.txt", grid_num, count)
     places = video_gaze(frames, read_parameters(rows)) if gaze else None
-    video = _Video(frames, fixations, grid_num=grid_num, margin_h=margin_h, places=places)
+    video = _Video(
+        Video(name, 0, frames, count, fixations), fixations, grid_num=grid_num, margin_h=margin_h, places=places
+    )
     try:
         write(out, video)
     except OSError as error:

@@ -1,0 +1,225 @@
+"""Packed stores: the frames of a dataset in one file, read through the memory map of the operating system.
+
+`<root>/<dataset>/packed_<kind>[_<short side>]/` holds
+
+- `frames.bin`: frame after frame, video after video in order of their names, each beginning at a multiple of 8 bytes:
+  JPEG files (kind `jpeg`) or RGB pixels `[H, W, 3]` (kind `decoded`);
+- `index.npz`: where each frame is, its two checksums, and of each video name, size of the frames, and the bytes of 16
+  of its JPEG files, which the dataset's digest counts;
+- `index.npz.sha256`: the index's checksum, as `sha256sum -c` takes it.
+
+The quick checksum of a frame is compared whenever the frame is read, the CRC-32 by `saccade data check`.
+"""
+
+import hashlib
+import io
+import json
+import mmap
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from saccade.datasets.frames import FrameFolder, decode_frame
+from saccade.errors import DataError
+
+__all__ = [
+    "ALIGNMENT",
+    "DATA_FILE",
+    "INDEX_FILE",
+    "INDEX_SUM_FILE",
+    "Kind",
+    "PackedStore",
+    "Settings",
+    "is_store",
+    "open_store",
+    "padded",
+    "quick_sum",
+    "stores_of",
+    "sum_line",
+]
+
+Kind = Literal["jpeg", "decoded"]
+
+ALIGNMENT = 8
+"""Each frame begins at a multiple of this many bytes."""
+DATA_FILE, INDEX_FILE, INDEX_SUM_FILE = "frames.bin", "index.npz", "index.npz.sha256"
+_VERSION = 1
+_NAME = re.compile(r"packed_(?:jpeg|decoded)(?:_[1-9]\d*)?")
+_AGAIN = "remove the folder and run `saccade data pack` again"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a store is made of."""
+
+    kind: Kind
+    short_side: int | None = None
+    """Of the stored frames, px; None: as they are."""
+    quality: int | None = None
+    """Of JPEG files that are written anew, for smaller frames."""
+
+    @property
+    def name(self) -> str:
+        """The folder's, and what `data.store` says."""
+        return f"packed_{self.kind}" + (f"_{self.short_side}" if self.short_side is not None else "")
+
+    @property
+    def changes(self) -> str:
+        """How pixels differ from those of the frames as they are; empty when they do not, so that digests agree."""
+        if self.short_side is None:
+            return ""
+        again = f", JPEG quality {self.quality}" if self.quality is not None else ""
+        return f"short side {self.short_side}{again}"
+
+    def as_json(self) -> str:
+        return json.dumps(
+            {"version": _VERSION, "kind": self.kind, "short_side": self.short_side, "quality": self.quality}
+        )
+
+
+def is_store(name: str) -> bool:
+    """Whether a folder's name is one of a store."""
+    return _NAME.fullmatch(name) is not None
+
+
+def stores_of(dataset: Path) -> list[str]:
+    """Names of a dataset's stores that are complete."""
+    return sorted(path.name for path in dataset.glob("packed_*") if is_store(path.name))
+
+
+def padded(length: int) -> int:
+    """Bytes that a frame of this length takes in the file."""
+    return -(-length // ALIGNMENT) * ALIGNMENT
+
+
+def quick_sum(data: npt.NDArray[np.uint8]) -> int:
+    """Sum of the 64-bit words of a frame and the zeros after it, at memory speed: it tells of any word that changed."""
+    return int(data.view("<u8").sum(dtype=np.uint64))
+
+
+class PackedStore:
+    """A store that is open; goes to other processes as the name of its folder."""
+
+    def __init__(self, folder: Path, index: dict[str, npt.NDArray[Any]], settings: Settings) -> None:
+        self.folder, self.settings = folder, settings
+        self.names: tuple[str, ...] = tuple(json.loads(index["names"].tobytes()))
+        """Of the videos."""
+        self._place = {name: at for at, name in enumerate(self.names)}
+        self._first, self._shapes, self._sizes = index["first"], index["shapes"], index["sizes"]
+        self._starts, self._lengths = index["starts"], index["lengths"]
+        self._sums, self._crcs = index["sums"], index["crcs"]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_store, (self.folder,)
+
+    @property
+    def bytes(self) -> int:
+        """Length of the data file."""
+        return int(self._starts[-1] + padded(int(self._lengths[-1]))) if len(self._starts) else 0
+
+    @property
+    def num_frames(self) -> int:
+        return len(self._starts)
+
+    @cached_property
+    def _data(self) -> npt.NDArray[np.uint8]:
+        path = self.folder / DATA_FILE
+        try:
+            with path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: this file of frames cannot be read: {error}; {_AGAIN}") from None
+        return np.frombuffer(mapped, np.uint8)
+
+    def frames_of(self, name: str) -> FrameFolder:
+        """What is known of a video's frames; its folder is one only in name."""
+        video = self._place[name]
+        sizes = tuple(int(size) for size in self._sizes[video] if size >= 0)
+        return FrameFolder(self.folder / name, int(self._first[video + 1] - self._first[video]), sizes)
+
+    def read(self, name: str, numbers: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Frames of a video.
+
+        Args:
+            name: The video's.
+            numbers: Which frames, from 0, in any order.
+
+        Returns:
+            RGB `[len(numbers), H, W, 3]`.
+
+        Raises:
+            DataError: A frame is damaged; names it.
+        """
+        video = self._place[name]
+        height, width = (int(side) for side in self._shapes[video])
+        frames = np.empty((len(numbers), height, width, 3), np.uint8)
+        for out, number in zip(frames, numbers, strict=True):
+            at = int(self._first[video]) + number
+            start, length = int(self._starts[at]), int(self._lengths[at])
+            data = self._data[start : start + padded(length)]
+            if quick_sum(data) != int(self._sums[at]):
+                raise DataError(f"{self._frame(name, number)} is damaged: its checksum differs; {_AGAIN}")
+            if self.settings.kind == "jpeg":
+                decode_frame(data[:length].data, self._frame(name, number), out)
+            else:
+                np.copyto(out, data[:length].reshape(out.shape))
+        return frames
+
+    def damaged(self, name: str, *, every: bool) -> list[int]:
+        """Numbers of a video's frames whose CRC-32 differs; only of the first and last one unless `every`."""
+        video = self._place[name]
+        first, end = int(self._first[video]), int(self._first[video + 1])
+        chosen = range(first, end) if every else sorted({first, end - 1})
+        found = []
+        for at in chosen:
+            start, length = int(self._starts[at]), int(self._lengths[at])
+            if zlib.crc32(self._data[start : start + length].data) != int(self._crcs[at]):
+                found.append(at - first)
+        return found
+
+    def _frame(self, name: str, number: int) -> str:
+        return f"{self.folder / DATA_FILE}: frame {number} of {name}"
+
+
+def sum_line(index: bytes) -> bytes:
+    """What stands in the file of the index's checksum."""
+    return f"{hashlib.sha256(index).hexdigest()}  {INDEX_FILE}\n".encode()
+
+
+def open_store(folder: Path) -> PackedStore:
+    """Open a store.
+
+    Raises:
+        DataError: It is not there, of another version, or its files do not belong together; names the file.
+    """
+    if not folder.is_dir():
+        there = ["frames", *stores_of(folder.parent)]
+        half = folder.with_name(f"{folder.name}.partial").is_dir()
+        todo = "it is half written, run `saccade data pack` again" if half else "make it with `saccade data pack`"
+        raise DataError(f"{folder}: no such packed store ({todo}); data.store may be {' or '.join(there)} here")
+    path = folder / INDEX_FILE
+    try:
+        content, wanted = path.read_bytes(), (folder / INDEX_SUM_FILE).read_bytes()
+        size = (folder / DATA_FILE).stat().st_size
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}; {_AGAIN}") from None
+    # First, for a damaged zip can do anything to who reads it.
+    if sum_line(content) != wanted:
+        raise DataError(f"{path}: is damaged: its checksum is not that of {INDEX_SUM_FILE}; {_AGAIN}")
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        index = dict(file)
+    settings = json.loads(index["settings"].tobytes())
+    version = settings.pop("version")
+    if version != _VERSION:
+        raise DataError(f"{path}: version {version} of packed stores, this program reads {_VERSION}; {_AGAIN}")
+    store = PackedStore(folder, index, Settings(**settings))
+    if size != store.bytes:
+        raise DataError(f"{folder / DATA_FILE}: {size} bytes, its index says {store.bytes}; {_AGAIN}")
+    return store

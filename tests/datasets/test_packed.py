@@ -1,0 +1,471 @@
+"""Packed stores: what they hold, what becomes of a run that reads one, interruptions, damage, and the commands."""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from saccade.datasets import packed_plan, packed_write
+from saccade.datasets.check import check_dataset
+from saccade.datasets.clips import EvenClips, Item, VideoClips, make_loader
+from saccade.datasets.frames import list_frames, read_frames
+from saccade.datasets.layout import Dataset, load_dataset
+from saccade.datasets.packed import Settings, open_store, quick_sum
+from saccade.datasets.packed_plan import plan_pack
+from saccade.datasets.packed_write import PackReport, pack
+from saccade.errors import DataError
+
+JPEG, DECODED, SMALL = Settings("jpeg"), Settings("decoded"), Settings("decoded", 24)
+SMALL_JPEG = Settings("jpeg", 24, 90)
+
+
+@pytest.fixture(scope="module")
+def toy(make_toy: Callable[..., Path]) -> Path:
+    """The folder of a toy set: 16 videos of 12 frames, 64 x 48 px."""
+    root: Path = make_toy()
+    return root / "toy"
+
+
+@pytest.fixture
+def dataset(toy: Path, tmp_path: Path) -> Path:
+    """Three videos of it that a test may spoil, of 12, 12 and 9 frames."""
+    folder = tmp_path / "three"
+    for number, video in enumerate(sorted((toy / "jpegs_256").iterdir())[:3]):
+        shutil.copytree(video, folder / "jpegs_256" / f"v{number}")
+    for name in list_frames(folder / "jpegs_256" / "v2")[9:]:
+        (folder / "jpegs_256" / "v2" / name).unlink()
+    return folder
+
+
+def packed(dataset: Path, settings: Settings, workers: int = 1) -> PackReport:
+    return pack(plan_pack(dataset, settings), workers=workers)
+
+
+def tree(dataset: Path, video: str) -> np.ndarray:
+    folder = dataset / "jpegs_256" / video
+    return read_frames([folder / name for name in list_frames(folder)])
+
+
+def loaded(dataset: Path, store: str = "frames") -> Dataset:
+    return load_dataset(dataset.parent, dataset.name, split=1, grid_num=7, scanpaths=True, min_frames=4, store=store)
+
+
+class TestWhatIsStored:
+    @pytest.mark.parametrize("settings", [JPEG, DECODED], ids=["jpeg", "decoded"])
+    def test_frames_are_those_of_the_folders_to_the_bit(self, dataset: Path, settings: Settings) -> None:
+        report = packed(dataset, settings)
+        assert (report.videos, report.frames, report.resumed) == (3, 33, 0)
+        store = open_store(dataset / settings.name)
+        assert store.names == ("v0", "v1", "v2")
+        for video in store.names:
+            wanted = tree(dataset, video)
+            np.testing.assert_array_equal(store.read(video, range(len(wanted))), wanted)
+            numbers = [7, 0, 3, 3, 8]  # in any order, twice, too
+            np.testing.assert_array_equal(store.read(video, numbers), wanted[numbers])
+
+    def test_the_files_by_hand(self, dataset: Path) -> None:
+        packed(dataset, JPEG)
+        data = (dataset / "packed_jpeg" / "frames.bin").read_bytes()
+        with np.load(dataset / "packed_jpeg" / "index.npz") as index:
+            starts, lengths, first = index["starts"], index["lengths"], index["first"]
+            assert first.tolist() == [0, 12, 24, 33]
+            assert (starts % 8 == 0).all()
+            assert json.loads(index["names"].tobytes()) == ["v0", "v1", "v2"]
+            path = sorted((dataset / "jpegs_256" / "v1").iterdir())[5]
+            at = int(starts[17])
+            assert data[at : at + int(lengths[17])] == path.read_bytes()
+            assert index["shapes"].tolist() == [[48, 64]] * 3
+            files = sorted((dataset / "jpegs_256" / "v2").iterdir())
+            assert index["sizes"][2].tolist() == [file.stat().st_size for file in files] + [-1] * 7
+        assert len(data) == sum(-(-int(length) // 8) * 8 for length in lengths)
+
+    def test_smaller_frames(self, dataset: Path) -> None:
+        packed(dataset, SMALL)
+        packed(dataset, SMALL_JPEG)
+        pixels, files = open_store(dataset / SMALL.name), open_store(dataset / SMALL_JPEG.name)
+        wanted = [cv2.resize(frame, (32, 24), interpolation=cv2.INTER_AREA) for frame in tree(dataset, "v0")]
+        np.testing.assert_array_equal(pixels.read("v0", range(12)), wanted)
+        # As `saccade data prepare` would have written them.
+        for frame, small in zip(files.read("v0", range(12)), wanted, strict=True):
+            jpeg = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+            np.testing.assert_array_equal(frame, cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1])
+        assert files.bytes < pixels.bytes / 2
+
+    def test_frames_are_never_made_larger(self, dataset: Path) -> None:
+        packed(dataset, Settings("jpeg", 48, 90))
+        np.testing.assert_array_equal(open_store(dataset / "packed_jpeg_48").read("v1", range(12)), tree(dataset, "v1"))
+
+    def test_the_quick_sum_is_the_sum_of_the_words(self) -> None:
+        data = np.random.default_rng(0).integers(0, 256, 80, dtype=np.uint8)
+        words = [int.from_bytes(data[at : at + 8].tobytes(), "little") for at in range(0, 80, 8)]
+        assert quick_sum(data) == sum(words) % 2**64
+
+
+class TestCost:
+    def test_decoded_frames_are_counted_exactly(self, dataset: Path) -> None:
+        plan = plan_pack(dataset, DECODED)
+        assert plan.bytes == 33 * 48 * 64 * 3
+        assert packed(dataset, DECODED).bytes == plan.bytes
+        assert plan_pack(dataset, SMALL).bytes == 33 * 24 * 32 * 3
+        assert "33 frames, 297 KiB (their JPEG files: about " in str(plan)
+
+    @pytest.mark.parametrize("settings", [JPEG, SMALL_JPEG], ids=lambda settings: settings.name)
+    def test_jpeg_files_are_estimated(self, dataset: Path, settings: Settings) -> None:
+        plan = plan_pack(dataset, settings)
+        assert packed(dataset, settings).bytes == pytest.approx(plan.bytes, rel=0.1)
+        assert "33 frames, about " in str(plan)
+
+    def test_what_does_not_fit_is_not_begun(self, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        plan = plan_pack(dataset, DECODED)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=plan.bytes - 1))
+        with pytest.raises(DataError, match=r"would take 297 KiB more, but the disk has 297 KiB free; make room"):
+            pack(plan)
+        assert not (dataset / "packed_decoded").exists()
+
+
+class TestInterruptions:
+    @pytest.mark.parametrize("settings", [JPEG, SMALL], ids=lambda settings: settings.name)
+    @pytest.mark.parametrize("after", [0, 5, 12, 20, 32])
+    def test_stopped_and_called_again_it_writes_the_same(
+        self, dataset: Path, monkeypatch: pytest.MonkeyPatch, after: int, settings: Settings
+    ) -> None:
+        packed(dataset, settings)
+        whole = {path.name: path.read_bytes() for path in (dataset / settings.name).iterdir()}
+        shutil.rmtree(dataset / settings.name)
+        plan, real = plan_pack(dataset, settings), packed_write.stored_frame
+        stored: Counter[str] = Counter()
+
+        def dying(path: Path, *rest: object) -> bytes:
+            if sum(stored.values()) == after:
+                raise KeyboardInterrupt
+            stored[path.parent.name] += 1
+            return real(path, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(packed_write, "_CHUNK_FRAMES", 4)
+        monkeypatch.setattr(packed_write, "stored_frame", dying)
+        with pytest.raises(KeyboardInterrupt):
+            pack(plan, workers=1)
+        assert not (dataset / settings.name).exists()
+
+        def counting(path: Path, *rest: object) -> bytes:
+            stored[path.parent.name] += 1
+            return real(path, *rest)  # type: ignore[arg-type]
+
+        stored.clear()
+        monkeypatch.setattr(packed_write, "stored_frame", counting)
+        report = pack(plan, workers=1)
+        # A video is on disk once its last chunk of 4 is written, which is before the chunk after the next is asked for.
+        assert report.resumed <= after // 12
+        assert stored == {
+            name: count for name, count in {"v0": 12, "v1": 12, "v2": 9}.items() if name >= f"v{report.resumed}"
+        }
+        assert {path.name: path.read_bytes() for path in (dataset / settings.name).iterdir()} == whole
+        assert not (dataset / f"{settings.name}.partial").exists()
+
+    @pytest.mark.parametrize(
+        "spoil", ["torn line", "lost frames", "too many frames", "other settings", "changed video"]
+    )
+    def test_what_an_earlier_call_left_is_used_as_far_as_it_is_good(self, dataset: Path, spoil: str) -> None:
+        packed(dataset, SMALL_JPEG)
+        whole = {path.name: path.read_bytes() for path in (dataset / SMALL_JPEG.name).iterdir()}
+        shutil.rmtree(dataset / SMALL_JPEG.name)
+        half = dataset / f"{SMALL_JPEG.name}.partial"
+        last = dataset / "jpegs_256" / "v2" / "000009.jpg"
+        content = sorted((dataset / "jpegs_256" / "v2").iterdir())[-1].read_bytes()
+        last = sorted((dataset / "jpegs_256" / "v2").iterdir())[-1]
+        last.write_bytes(b"broken")
+        with pytest.raises(DataError, match=rf"{last.name}: this frame is cut off or no JPEG"):
+            packed(dataset, SMALL_JPEG)
+        last.write_bytes(content)
+        records, frames = half / "videos.jsonl", half / "frames.bin"
+        expected = 2
+        if spoil == "torn line":
+            records.write_bytes(records.read_bytes()[:-30])
+            expected = 1
+        elif spoil == "lost frames":
+            os.truncate(frames, 10)
+            expected = 0
+        elif spoil == "too many frames":
+            with frames.open("ab") as file:
+                file.write(b"rest of a video that was not finished")
+        elif spoil == "other settings":
+            records.write_bytes(records.read_bytes().replace(b'"quality": 90', b'"quality": 91', 1))
+            expected = 0
+        else:
+            # The second video's frames are others now: it and what follows is packed anew.
+            first = sorted((dataset / "jpegs_256" / "v1").iterdir())[0]
+            first.write_bytes(first.read_bytes() + b"\0\0")
+            expected = 1
+        report = packed(dataset, SMALL_JPEG)
+        assert report.resumed == expected
+        found = {path.name: path.read_bytes() for path in (dataset / SMALL_JPEG.name).iterdir()}
+        if spoil != "changed video":
+            assert found == whole
+        assert found["frames.bin"] == whole["frames.bin"]
+
+    def test_workers_do_not_change_a_byte(self, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(packed_write, "_CHUNK_FRAMES", 2)
+        files = []
+        for workers in (1, 3):
+            packed(dataset, JPEG, workers)
+            files.append({path.name: path.read_bytes() for path in (dataset / "packed_jpeg").iterdir()})
+            shutil.rmtree(dataset / "packed_jpeg")
+        assert files[0] == files[1]
+
+    def test_called_again_it_has_nothing_to_do_or_says_why_not(self, dataset: Path) -> None:
+        packed(dataset, JPEG)
+        before = (dataset / "packed_jpeg" / "frames.bin").stat().st_mtime_ns
+        assert packed(dataset, JPEG).resumed == 3
+        assert (dataset / "packed_jpeg" / "frames.bin").stat().st_mtime_ns == before
+        shutil.rmtree(dataset / "jpegs_256" / "v1")
+        with pytest.raises(DataError, match=r"packed_jpeg: is there already, packed from other frames .* --overwrite"):
+            packed(dataset, JPEG)
+        pack(plan_pack(dataset, JPEG), overwrite=True)
+        assert open_store(dataset / "packed_jpeg").names == ("v0", "v2")
+
+    def test_two_at_a_time_are_refused(self, dataset: Path) -> None:
+        with (
+            packed_write._alone(dataset / "packed_jpeg.partial"),
+            pytest.raises(DataError, match=r"partial: is being written by another `saccade data pack`"),
+        ):
+            packed(dataset, JPEG)
+
+    def test_frames_of_two_sizes(self, dataset: Path) -> None:
+        path = sorted((dataset / "jpegs_256" / "v1").iterdir())[4]
+        cv2.imwrite(str(path), np.zeros((40, 64, 3), np.uint8))
+        with pytest.raises(DataError, match=rf"{path.name}: this frame comes to 64 x 40 px, but the first .* 64 x 48"):
+            packed(dataset, DECODED)
+
+
+SPEC = """
+name: packed
+data: {{root: {root}, dataset: toy}}
+clip: {{frames: 4, size: 16, eval_crop: 40}}
+saccade: {{focus_num: 2}}
+encoder: {{width: 4}}
+contrast: {{num_negatives: 8, projection_dim: 8}}
+prototypes: {{num_clusters: []}}
+pretrain: {{epochs: 1, batch_size: 4, schedule: cosine}}
+evaluation: {{retrieval: {{enabled: false}}}}
+tracking: {{log_every_steps: 1}}
+engine: {{device: cpu, precision: fp32, workers: 0, threads: 1}}
+"""
+
+
+class TestUse:
+    def test_a_run_sees_the_same_content_under_the_same_digest(self, toy: Path) -> None:
+        for settings in (JPEG, DECODED, SMALL, SMALL_JPEG):
+            packed(toy, settings)
+        frames = loaded(toy)
+        digests = {name: loaded(toy, name).identity for name in ("packed_jpeg", "packed_decoded")}
+        assert set(digests.values()) == {frames.identity}
+        assert loaded(toy, "packed_jpeg") == frames.__class__(
+            **{name: getattr(loaded(toy, "packed_jpeg"), name) for name in frames.__slots__}
+        )
+        # Other pixels are other content: smaller ones, and those that were compressed once more.
+        others = {frames.digest, loaded(toy, SMALL.name).digest, loaded(toy, SMALL_JPEG.name).digest}
+        assert len(others) == 3
+        for one, other in zip(frames.train, loaded(toy, "packed_decoded").train, strict=True):
+            assert (one.name, one.label, one.frames, one.fixations) == (
+                other.name,
+                other.label,
+                other.frames,
+                other.fixations,
+            )
+
+    def test_the_folders_of_frames_may_go(self, toy: Path, tmp_path: Path) -> None:
+        packed(toy, JPEG)
+        shutil.copytree(toy, tmp_path / "toy", ignore=shutil.ignore_patterns("jpegs_256"))
+        alone, frames = loaded(tmp_path / "toy", "packed_jpeg"), loaded(toy)
+        assert alone.identity == frames.identity
+        np.testing.assert_array_equal(alone.test[0].read([2, 9]), frames.test[0].read([2, 9]))
+        report = check_dataset(tmp_path / "toy")
+        assert report.findings == check_dataset(toy).findings
+        assert not any("pack" in kind for kind in report.findings)
+        assert any(f"digest {frames.digest}" in fact for fact in report.facts)
+
+    def test_training_from_a_store_is_training_from_the_folders(self, toy: Path, make_run: Callable[..., Path]) -> None:
+        from saccade.checkpoint import load_checkpoint
+        from saccade.runner import main
+
+        packed(toy, JPEG)
+        packed(toy, DECODED)
+        states = []
+        for store in ("frames", "packed_jpeg", "packed_decoded"):
+            run = make_run(SPEC.format(root=toy.parent), f"data.store={store}")
+            assert main([str(run)]) == 0
+            lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+            metrics = [line["values"] for line in lines if line["kind"] == "metrics"]
+            kept = [{k: v for k, v in values.items() if not k.startswith(("perf/", "system/"))} for values in metrics]
+            states.append((load_checkpoint(run / "checkpoints" / "last.pt")["learner"], kept))
+            shutil.rmtree(run)
+        for state, metrics in states[1:]:
+            assert metrics == states[0][1]
+            torch.testing.assert_close(state, states[0][0], atol=0, rtol=0)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_workers_read_it_too(self, toy: Path, workers: int) -> None:
+        packed(toy, JPEG)
+        chooser = EvenClips(clip_frames=4, num_clips=3, crop=40)
+        items = [[Item(0, 1), Item(0, 0)], [Item(0, 5)]]
+        one, other = (VideoClips(loaded(toy, store).test, chooser) for store in ("frames", "packed_jpeg"))
+        for batch, samples in zip(items, make_loader(other, items, workers), strict=True):
+            for item, sample in zip(batch, samples, strict=True):
+                assert torch.equal(sample.frames, one[item].frames)
+                assert sample.frames.stride() == one[item].frames.stride()
+
+    def test_a_store_goes_to_other_processes_by_its_name(self, dataset: Path) -> None:
+        packed(dataset, DECODED)
+        store = open_store(dataset / "packed_decoded")
+        store.read("v0", [0])
+        sent = pickle.dumps(store)
+        assert len(sent) < 500
+        np.testing.assert_array_equal(pickle.loads(sent).read("v1", [3]), store.read("v1", [3]))
+
+
+class TestDamage:
+    @pytest.mark.parametrize("settings", [JPEG, DECODED], ids=["jpeg", "decoded"])
+    @pytest.mark.parametrize("bit", [0, 7])
+    def test_a_bit_that_flipped(self, dataset: Path, settings: Settings, bit: int) -> None:
+        packed(dataset, settings)
+        path = dataset / settings.name / "frames.bin"
+        with np.load(path.with_name("index.npz")) as index:
+            at = int(index["starts"][15]) + int(index["lengths"][15]) // 2
+        data = bytearray(path.read_bytes())
+        data[at] ^= 1 << bit
+        path.write_bytes(data)
+        store = open_store(path.parent)
+        with pytest.raises(DataError) as caught:
+            store.read("v1", [2, 3])
+        said = f"{path}: frame 3 of v1 is damaged: its checksum differs; remove the folder and run"
+        assert str(caught.value).startswith(said)
+        assert "\n" not in str(caught.value)
+        np.testing.assert_array_equal(store.read("v1", [2, 4]), tree(dataset, "v1")[[2, 4]])
+        (dataset / "split").mkdir()
+        assert "packed frames that are damaged" not in check_dataset(dataset).findings  # neither first nor last
+        found = check_dataset(dataset, deep=True).findings["packed frames that are damaged"]
+        assert found == [f"{settings.name}: frame 3 of v1: its CRC-32 differs"]
+
+    def test_files_that_do_not_belong_together(self, dataset: Path) -> None:
+        packed(dataset, DECODED)
+        path = dataset / "packed_decoded" / "frames.bin"
+        os.truncate(path, path.stat().st_size - 100)
+        with pytest.raises(DataError, match=rf"{path}: 304028 bytes, its index says 304128; remove the folder"):
+            open_store(path.parent)
+        path.unlink()
+        with pytest.raises(DataError, match=rf"{path}: cannot be read: No such file"):
+            open_store(path.parent)
+
+    def test_an_index_that_is_damaged(self, dataset: Path) -> None:
+        packed(dataset, JPEG)
+        path = dataset / "packed_jpeg" / "index.npz"
+        whole, rng = path.read_bytes(), np.random.default_rng(0)
+        for trial in range(20):
+            data = bytearray(whole)
+            if trial % 2:
+                data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+            else:
+                del data[int(rng.integers(len(data))) :]
+            path.write_bytes(data)
+            with pytest.raises(DataError, match=rf"^{path}: is damaged: its checksum is not that of .*; remove .*$"):
+                open_store(path.parent)
+        said = (path.parent / "index.npz.sha256").read_text()
+        assert said == f"{hashlib.sha256(whole).hexdigest()}  index.npz\n"
+
+    def test_a_store_that_is_not_there(self, dataset: Path) -> None:
+        packed(dataset, JPEG)
+        (dataset / "packed_decoded_24.partial").mkdir()
+        with pytest.raises(DataError, match=r"make it with .*; data.store may be frames or packed_jpeg here"):
+            open_store(dataset / "packed_decoded")
+        with pytest.raises(DataError, match=r"packed_decoded_24: no such packed store \(it is half written, run"):
+            open_store(dataset / "packed_decoded_24")
+
+    def test_a_store_of_a_version_to_come(self, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("saccade.datasets.packed._VERSION", 2)
+            packed(dataset, JPEG)
+        with pytest.raises(DataError, match=r"index.npz: version 2 of packed stores, this program reads 1"):
+            open_store(dataset / "packed_jpeg")
+
+    def test_no_frames(self, tmp_path: Path, dataset: Path) -> None:
+        with pytest.raises(DataError, match=r"jpegs_256: the folder of frames cannot be read"):
+            plan_pack(tmp_path / "none", JPEG)
+        (dataset / "jpegs_256" / "v3").mkdir()
+        with pytest.raises(DataError, match=r"v3 holds no .jpg; see `saccade data check"):
+            plan_pack(dataset, JPEG)
+
+
+class TestCheck:
+    def test_stores_against_folders(self, toy: Path, tmp_path: Path) -> None:
+        copy = tmp_path / "toy"
+        shutil.copytree(toy, copy, ignore=shutil.ignore_patterns("packed_*"))
+        packed(copy, JPEG)
+        packed(copy, SMALL)
+        report = check_dataset(copy)
+        assert not any("packed" in kind for kind in report.findings)
+        small = loaded(copy, SMALL.name).digest
+        assert f"{SMALL.name}, split 1: digest {small}" in report.facts
+        assert f"packed_jpeg, split 1: digest {loaded(copy).digest}" in report.facts
+        names = sorted(path.name for path in (copy / "jpegs_256").iterdir())
+        shutil.rmtree(copy / "jpegs_256" / names[0])
+        shutil.copytree(copy / "jpegs_256" / names[1], copy / "jpegs_256" / "v_new")
+        frame = sorted((copy / "jpegs_256" / names[2]).iterdir())[0]
+        frame.write_bytes(frame.read_bytes() + b"\0")
+        (copy / "packed_decoded.partial").mkdir()
+        shutil.rmtree(copy / SMALL.name)
+        findings = check_dataset(copy).findings
+        assert findings["packed videos unlike their folders of frames"] == [
+            "packed_jpeg: v_new is not in it",
+            f"packed_jpeg: {names[0]} has no folder",
+            f"packed_jpeg: {names[2]} was packed from other frames",
+        ]
+        assert findings["packed stores half written"] == ["packed_decoded.partial"]
+        os.truncate(copy / "packed_jpeg" / "frames.bin", 8)
+        (said,) = check_dataset(copy).findings["packed stores that cannot be used"]
+        assert said.startswith(f"{copy / 'packed_jpeg' / 'frames.bin'}: 8 bytes")
+
+
+class TestCommand:
+    def test_it_says_what_it_costs_and_wants_to_be_told(
+        self, dataset: Path, saccade: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False))
+        code, out, err = saccade("data", "pack", str(dataset), "--as", "decoded")
+        assert code == 2
+        assert "3 videos, 33 frames, 297 KiB (their JPEG files: about" in out
+        assert err.splitlines()[-1] == (
+            "error: nobody is there to ask whether to spend that disk space; give --yes to say so beforehand"
+        )
+        assert not list(dataset.glob("packed_*"))
+        code, out, _ = saccade("data", "pack", str(dataset), "--as", "decoded", "--yes", "--workers", "1")
+        assert code == 0
+        assert out.splitlines()[-1].endswith("use it with data.store: packed_decoded")
+        np.testing.assert_array_equal(open_store(dataset / "packed_decoded").read("v1", range(12)), tree(dataset, "v1"))
+
+    @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1), ("", 1)])
+    def test_a_person_is_asked(
+        self,
+        dataset: Path,
+        saccade: Callable[..., tuple[int, str, str]],
+        monkeypatch: pytest.MonkeyPatch,
+        answer: str,
+        code: int,
+    ) -> None:
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        monkeypatch.setattr("typer.confirm", lambda question: answer == "y")
+        assert saccade("data", "pack", str(dataset), "--short-side", "24")[0] == code
+        assert (dataset / "packed_jpeg_24").exists() == (code == 0)
+
+    def test_settings_name_their_store(self) -> None:
+        assert [s.name for s in (JPEG, DECODED, SMALL_JPEG)] == ["packed_jpeg", "packed_decoded", "packed_jpeg_24"]
+        assert packed_plan.PackPlan(Path("data/x"), SMALL, (), 0, 0).target == Path("data/x/packed_decoded_24")
