@@ -18,10 +18,10 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes and seconds.")] = False,
 ) -> None:
     """Measure three training steps, a clustering and an evaluation, and say what the whole run will take."""
-    from saccade.plan.driver import plan_chain
+    from saccade.plan.driver import chain_text, plan_chain
 
     plans = plan_chain(spec, overrides or [], runs_root)
     if as_json:
         typer.echo(json.dumps([each["plan"] for each in plans], indent=1))
     else:
-        typer.echo("\n\n\n".join(each["text"] for each in plans))
+        typer.echo(chain_text(plans))

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from saccade.amounts import bytes_text, duration
 from saccade.chain import read_followers
 from saccade.errors import RunError
 from saccade.initial_weights import adopt, find_initial_weights, with_weights_beside
@@ -17,7 +18,7 @@ from saccade.run_dir import RunDir
 from saccade.spec import Spec
 from saccade.spec_reader import dump_spec, read_spec
 
-__all__ = ["ERROR_FILE", "plan_chain"]
+__all__ = ["ERROR_FILE", "chain_text", "plan_chain"]
 
 ERROR_FILE = "error.txt"
 """Where the measuring process writes down a user's mistake."""
@@ -47,6 +48,15 @@ def plan_chain(spec_path: Path, overrides: Sequence[str], runs_root: Path) -> li
             print(f"saccade plan: {place} of {len(specs)}: {each.name}", file=sys.stderr, flush=True)
         plans.append(_plan(each, file, runs_root, follows=place > 1 and file is None))
     return plans
+
+
+def chain_text(plans: Sequence[Mapping[str, Any]]) -> str:
+    """Plans of `plan_chain` for people, and what they come to together."""
+    texts = [plan["text"] for plan in plans]
+    if len(plans) > 1:
+        seconds, disk = (sum(plan["plan"][key] for plan in plans) for key in ("seconds", "disk_bytes"))
+        texts.append(f"all {len(plans)} runs: {duration(seconds)}, {bytes_text(disk)} on the disk")
+    return "\n\n\n".join(texts)
 
 
 def _plan(spec: Spec, weights: Path | None, runs_root: Path, *, follows: bool) -> dict[str, Any]:

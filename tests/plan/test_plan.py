@@ -12,7 +12,7 @@ from saccade import runner
 from saccade.engine.host import resident_bytes
 from saccade.journal import read_journal
 from saccade.plan.__main__ import main
-from saccade.plan.driver import ERROR_FILE
+from saccade.plan.driver import ERROR_FILE, chain_text
 from saccade.plan.peak import PeakMemory
 
 Saccade = Callable[..., tuple[int, str, str]]
@@ -142,6 +142,17 @@ def test_how_the_measuring_process_can_end(
         lambda command, **rest: start([sys.executable, "-c", script, *command[3:]], **rest),
     )
     assert saccade("plan", str(spec)) == (2, "", f"error: {message}\n")
+
+
+def test_the_text_of_a_chain() -> None:
+    one = {"text": "first: ...", "plan": {"seconds": 3600.0, "disk_bytes": 1 << 30}}
+    other = {"text": "second: ...", "plan": {"seconds": 5400.0, "disk_bytes": 1 << 29}}
+    assert chain_text([one]) == "first: ..."
+    assert chain_text([one, other]).split("\n\n\n") == [
+        "first: ...",
+        "second: ...",
+        "all 2 runs: 2.5 h, 1.5 GiB on the disk",
+    ]
 
 
 def test_the_peak_is_kept() -> None:
