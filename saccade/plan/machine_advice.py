@@ -12,7 +12,10 @@ __all__ = ["advise_on_machine", "data_remedy"]
 
 _WAITING = 0.1
 """Part of an epoch spent waiting for clips from which on the data counts as the bottleneck."""
+_IDLE = 0.5
+"""Part of the loading that the processor works at; below, it is the disk that is waited for."""
 _FULL = 0.9
+_BUSY = 0.5
 _LONG_SEC = 14 * 86400.0
 _LOST_SEC = 2 * 3600.0
 """Work that a kill may cost before anybody minds."""
@@ -29,6 +32,12 @@ def advise_on_machine(spec: Spec, plan: Plan, *, tracked_here: bool) -> Iterator
         tracked_here: MLflow keeps its copies on this machine.
     """
     measured = plan.measured
+    machinery = measured.machinery
+    if machinery.load > _BUSY * machinery.cores:
+        yield (
+            f"machine: others compute on it (load {machinery.load:.1f} on {machinery.cores:g} cores), so these times "
+            "hold only while they do; plan again when it is quiet"
+        )
     remedy = data_remedy(spec, plan)
     if remedy:
         yield remedy
@@ -52,7 +61,11 @@ def data_remedy(spec: Spec, plan: Plan) -> str | None:
     then = overlapped_sec(piece, workers=better, gain=better, cores=cores)
     if then < 0.9 * now and better != workers:
         return f"{told}; try engine.workers={better}: {then:.3g} s a step instead of {now:.3g} s if all goes well"
-    if piece.load_cpu_sec < 0.5 * piece.load_sec:
+    if spec.data.store == "frames":
+        kind = "jpeg" if piece.load_cpu_sec < _IDLE * piece.load_sec else "decoded"
+        folder = f"{spec.data.root}/{spec.data.dataset}"
+        return f"{told}; saccade data pack {folder} --as {kind}, then data.store=packed_{kind}"
+    if piece.load_cpu_sec < _IDLE * piece.load_sec:
         return (
             f"{told}, mostly for the disk; put data.root on a faster one, or where memory holds it after the "
             "first epoch"

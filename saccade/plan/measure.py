@@ -2,6 +2,7 @@
 evaluation of a few videos, a checkpoint. All of it in a scratch folder; the run's own seed, so the clips of its start.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -56,6 +57,7 @@ def machinery(run: Run, disk: Path) -> Machinery:
         cuda_there=torch.cuda.is_available(),
         kmeans_on_gpu=kmeans_on_gpu(),
         cores=usable_cores(),
+        load=os.getloadavg()[0],
         memory_bytes=memory_available_bytes(),
         shm_bytes=free_bytes(shm) if shm.is_dir() else None,
         disk_bytes=free_bytes(disk),

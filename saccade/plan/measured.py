@@ -34,6 +34,8 @@ class Machinery:
     cuda_there: bool
     kmeans_on_gpu: bool
     cores: float
+    load: float
+    """Processes that wanted a core in the minute before."""
     memory_bytes: int | None
     """That this process could take; None: unknown."""
     shm_bytes: int | None

@@ -20,6 +20,7 @@ MACHINERY = {
     "cuda_there": False,
     "kmeans_on_gpu": False,
     "cores": 4.0,
+    "load": 0.5,
     "memory_bytes": 16 * GIB,
     "shm_bytes": 8 * GIB,
     "disk_bytes": 100 * GIB,
