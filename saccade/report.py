@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from saccade.datasets.layout import Dataset
 from saccade.figures.curves import Series, draw_curves
 from saccade.initial_weights import read_record
@@ -17,6 +19,7 @@ from saccade.spec import Spec
 from saccade.spec_reader import spec_hash
 
 __all__ = [
+    "PREVIEWS",
     "classifier_table",
     "curves_of",
     "results_table",
@@ -25,6 +28,10 @@ __all__ = [
     "write_report",
 ]
 
+PREVIEWS = "previews"
+"""Folder of the small copies of pictures that the summary shows."""
+
+_PREVIEW_PX = 760
 _ROWS = {
     "test": "after pre-training",
     "baseline/given_weights": "before pre-training (given weights)",
@@ -285,8 +292,7 @@ def _clusters(folder: Path, curves: Mapping[str, Series]) -> list[str]:
     lines = ["## Clusters", "", *_as_markdown(table), ""]
     lines += [f"`{last}/assignments.parquet` says of every fixation which cluster it is in, in each clustering.", ""]
     for path in sorted(epochs[-1].glob("montage_*.png")):
-        number = path.stem.removeprefix("montage_")
-        lines += [f"![What is in the clusters of clustering {number}]({last}/{path.name})", ""]
+        lines += _picture(folder, path, f"What is in the clusters of clustering {path.stem.removeprefix('montage_')}")
     return lines
 
 
@@ -313,11 +319,29 @@ def _pictures(folder: Path) -> list[str]:
     """Those that the run has made."""
     lines = []
     for pattern, words in _PICTURES.items():
-        paths = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
+        paths = sorted(folder.glob(pattern))
         lines += [f"## {words}", ""] if paths else []
         for path in paths:
-            lines += [f"![{words}]({path})", ""]
+            lines += _picture(folder, path, words)
     return lines
+
+
+def _picture(folder: Path, path: Path, words: str) -> list[str]:
+    """A picture in the text; of a wide one a small copy with a link to the whole.
+
+    The MLflow UI shows pictures in their own size, and a wide one pushes what stands beside the description off the
+    page: status, tags, datasets and models.
+    """
+    whole = path.relative_to(folder).as_posix()
+    with Image.open(path) as image:
+        if image.width <= _PREVIEW_PX:
+            return [f"![{words}]({whole})", ""]
+        height = round(image.height * _PREVIEW_PX / image.width)
+        small = image.convert("RGB").resize((_PREVIEW_PX, height), Image.Resampling.LANCZOS)
+    preview = f"{PREVIEWS}/{path.name}"
+    (folder / PREVIEWS).mkdir(exist_ok=True)
+    small.save(folder / preview)
+    return [f"![{words}]({preview})", "", f"[{whole}]({whole})", ""]
 
 
 def _counted(count: int, noun: str) -> str:

@@ -17,7 +17,7 @@ from saccade.engine.stop import Stopped, StopRequest
 from saccade.errors import SaccadeError
 from saccade.evaluation.retrieval import check_gallery
 from saccade.journal import Journal
-from saccade.report import write_first_report, write_report
+from saccade.report import PREVIEWS, write_first_report, write_report
 from saccade.run_dir import RunDir
 from saccade.spec_reader import read_spec
 from saccade.stages.classifiers import plan_classifiers, run_classifiers
@@ -77,7 +77,7 @@ def execute(run: Run, saved: Saved) -> None:
     run.begin("report")
     table = write_report(run.folder, run.spec, run.data, run.machine.description)
     print(f"\n{table}\n", file=sys.stderr, flush=True)
-    for path in ("figures/curves.png", "summary.md"):
+    for path in ("figures/curves.png", PREVIEWS, "summary.md"):
         if (run.folder / path).exists():
             run.journal.artifact(path)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from saccade.datasets.layout import Dataset, Video
 from saccade.journal import Journal
@@ -142,6 +143,13 @@ def dataset(test: int = 3) -> Dataset:
     return Dataset("toy", ("a", "b"), tuple(videos[:4]), (videos[4],), tuple(videos[5 : 5 + test]), "d" * 32)
 
 
+def draw(path: Path, width: int) -> None:
+    """A picture of three quarters of its width, red in its left half."""
+    image = Image.new("RGB", (width, width * 3 // 4), "white")
+    image.paste((255, 0, 0), (0, 0, width // 2, width))
+    image.save(path)
+
+
 @pytest.fixture
 def spec():  # type: ignore[no-untyped-def]
     return parse_spec("{name: my run, seed: 3, encoder: {width: 8}, saccade: {focus_num: 2}}", "x.yaml")
@@ -187,7 +195,7 @@ def test_a_resumed_run_reports_both_attempts(tmp_path: Path, spec: Any) -> None:
 def test_classifiers_have_a_table_a_headline_and_their_pictures(tmp_path: Path, spec: Any) -> None:
     (tmp_path / "figures").mkdir()
     for name in ("confusion_finetune_split2", "confusion_finetune_split1"):
-        (tmp_path / "figures" / f"{name}.png").write_bytes(b"")
+        draw(tmp_path / "figures" / f"{name}.png", 700)
     with Journal.open(tmp_path / "journal.jsonl", mark=None, attempted=0) as journal:
         journal.metrics({"test/retrieval_top1": 0.5}, 20)
         for step in (1, 2):
@@ -257,8 +265,8 @@ def test_while_it_goes_on_the_summary_says_what_it_is_and_how_to_repeat_it(tmp_p
 def test_clusters_are_those_of_the_last_clustering(tmp_path: Path, spec: Any) -> None:
     for epoch in ("0004", "0010"):
         (tmp_path / "clusters" / f"epoch_{epoch}").mkdir(parents=True)
-        for name in ("montage_0.png", "montage_1.png", "assignments.parquet"):
-            (tmp_path / "clusters" / f"epoch_{epoch}" / name).write_bytes(b"")
+        for number in (0, 1):
+            draw(tmp_path / "clusters" / f"epoch_{epoch}" / f"montage_{number}.png", 700)
     with Journal.open(tmp_path / "journal.jsonl", mark=None, attempted=0) as journal:
         journal.metrics({"pretrain/loss": 2.0, "clusters/0/nonempty": 12, "clusters/1/nonempty": 16}, 40)
         values = {"nonempty": 11, "ari_to_previous": 0.256, "nmi_to_previous": 0.5}
@@ -275,3 +283,21 @@ def test_clusters_are_those_of_the_last_clustering(tmp_path: Path, spec: Any) ->
     ]
     pictures = [line.partition("](")[2] for line in lines if "montage" in line]
     assert pictures == ["clusters/epoch_0010/montage_0.png)", "clusters/epoch_0010/montage_1.png)"]
+
+
+def test_a_wide_picture_is_shown_small_with_a_link_to_the_whole(tmp_path: Path, spec: Any) -> None:
+    (tmp_path / "figures").mkdir()
+    draw(tmp_path / "figures" / "neighbours.png", 1520)
+    draw(tmp_path / "figures" / "embedding.png", 760)
+    _, text = write(tmp_path, spec)
+    lines = text.splitlines()
+    start = lines.index("## Test videos and their nearest training videos")
+    assert lines[start + 2 : start + 5] == [
+        "![Test videos and their nearest training videos](previews/neighbours.png)",
+        "",
+        "[figures/neighbours.png](figures/neighbours.png)",
+    ]
+    assert "![All videos on a map](figures/embedding.png)" in lines
+    with Image.open(tmp_path / "previews" / "neighbours.png") as image:
+        assert image.size == (760, 570)
+        assert [image.getpixel((x, 300)) for x in (10, 370, 390, 750)] == [(255, 0, 0)] * 2 + [(255, 255, 255)] * 2

@@ -13,7 +13,7 @@ _COLOURS = ("#1f5fa8", "#d9822b", "#2e8b57", "#b03a5b", "#7a5ca8", "#6b6b6b")
 
 
 def draw_curves(
-    path: Path, curves: Mapping[str, Series], *, columns: int = 3, events: Mapping[str, Mapping[int, str]] | None = None
+    path: Path, curves: Mapping[str, Series], *, columns: int = 2, events: Mapping[str, Mapping[int, str]] | None = None
 ) -> None:
     """Draw each metric over the optimiser steps in a panel of its own; clusters/0/... and clusters/1/... share one.
 
@@ -31,7 +31,7 @@ def draw_curves(
     for name, series in curves.items():
         panels.setdefault(_NUMBER.sub(r"\1*", name), {})[name] = series
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
+    figure = Figure(figsize=(3.45 * columns, 2.5 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     for place, (title, lines) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, columns, place)

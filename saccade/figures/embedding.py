@@ -33,9 +33,11 @@ class Colouring:
 
     title: str
     labels: Labels
-    """Group of each point, `[N]`."""
+    """Group of each point, `[N]`; -1: of none."""
     names: Sequence[str]
     """Of the groups."""
+    rest: str = ""
+    """What those of none are."""
 
 
 def spread(count: int, most: int) -> Labels:
@@ -89,10 +91,10 @@ def draw_map(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4 * len(colourings), 4.8), layout="constrained")
+    figure = Figure(figsize=(6.8, 0.3 + 4.8 * len(colourings)), layout="constrained")
     FigureCanvasAgg(figure)
     for number, colouring in enumerate(colourings, start=1):
-        axes = figure.add_subplot(1, len(colourings), number)
+        axes = figure.add_subplot(len(colourings), 1, number)
         _draw_panel(axes, places, colouring, marked)
     figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,10 +109,11 @@ def _draw_panel(
 ) -> None:
     labels = colouring.labels
     size = 26 if len(labels) <= 400 else 12
-    sizes = np.bincount(labels, minlength=len(colouring.names))
-    own, others = _with_colours(sizes)
-    if others.size:
-        _draw_group(axes, places, np.isin(labels, others), marked, _OTHERS, size, f"{others.size} others")
+    own, others = _with_colours(np.bincount(labels[labels >= 0], minlength=len(colouring.names)))
+    grey = {f"{others.size} others": np.isin(labels, others), colouring.rest: labels < 0}
+    grey = {name: members for name, members in grey.items() if members.any()}
+    for name, members in grey.items():
+        _draw_group(axes, places, members, marked, _OTHERS, size, name)
     for group, colour in zip(own, _COLOURS, strict=False):
         _draw_group(axes, places, labels == group, marked, colour, size, colouring.names[group])
     axes.set_title(colouring.title, fontsize=10)
@@ -118,8 +121,7 @@ def _draw_panel(
     axes.set_yticks([])
     axes.margins(0.03)
     handles, names = axes.get_legend_handles_labels()
-    if others.size:
-        handles, names = [*handles[1:], handles[0]], [*names[1:], names[0]]
+    handles, names = handles[len(grey) :] + handles[: len(grey)], names[len(grey) :] + names[: len(grey)]
     axes.legend(handles, names, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
 
 
@@ -144,5 +146,11 @@ def _draw_group(
     dots, triangles = places[members & ~marked], places[members & marked]
     axes.scatter(dots[:, 0], dots[:, 1], s=size, color=colour, alpha=0.75, linewidths=0, label=name)
     axes.scatter(
-        triangles[:, 0], triangles[:, 1], s=1.6 * size, color=colour, marker="^", linewidths=0.6, edgecolors="black"
+        triangles[:, 0],
+        triangles[:, 1],
+        s=1.6 * size,
+        color=colour,
+        marker="^",
+        linewidths=size / 45,
+        edgecolors="black",
     )

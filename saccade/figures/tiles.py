@@ -76,7 +76,7 @@ def write_rows(path: Path, title: str, rows: Sequence[Row], *, side: int = 112) 
             draw.text((left, top + side + 2), _fitting(tile.words, font, picture.width), tile.colour, font)
             left += picture.width + _GAP
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    sheet.save(path, compress_level=3)  # Twice as fast as the default, for 6 % more bytes.
 
 
 def _mark(draw: ImageDraw.ImageDraw, colour: Colour, right: int, top: int) -> None:

@@ -80,17 +80,17 @@ def draw_retrieval(run: Run, found: Retrieval) -> None:
 
 
 def _draw_map(run: Run, found: Retrieval) -> None:
-    """The videos as retrieval compares them, by class and, after a clustering, by nearest prototype."""
+    """The videos as retrieval compares them, by class and by the cluster that the last clustering put them in."""
     train, test = spread(len(found.gallery), _MAP_TRAINING), spread(len(found.queries), _MAP_TEST)
     features = np.concatenate([found.gallery[train], found.queries[test]])
     labels = np.concatenate([labels_of(run.data.train)[train], labels_of(run.data.test)[test]])
     colourings = [Colouring(title="by class", labels=labels, names=run.data.classes)]
     if run.learner.prototypes:
-        centroids = run.learner.prototypes[0].centroids
-        distance = (centroids**2).sum(axis=1) - 2 * features @ centroids.T
-        names = [f"cluster {number}" for number in range(len(centroids))]
-        words = f"by cluster: the nearest of the {len(centroids)} prototypes of the last clustering"
-        colourings.append(Colouring(title=words, labels=distance.argmin(axis=1), names=names))
+        clusters = run.learner.prototypes[0].assignment.reshape(len(run.data.train), -1)[train, 0]
+        names = [f"cluster {number}" for number in range(len(run.learner.prototypes[0].centroids))]
+        words = f"by cluster of the first fixation, {len(names)} clusters, last clustering"
+        labels = np.concatenate([clusters, np.full(len(test), -1)])
+        colourings.append(Colouring(title=words, labels=labels, names=names, rest="test videos"))
     places, method = on_plane(features)
     marked = np.arange(len(features)) >= len(train)
     title = f"{len(train)} training videos (dots) and {len(test)} test videos (triangles), as retrieval compares them"

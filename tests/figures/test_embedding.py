@@ -62,12 +62,24 @@ class TestDrawMap:
         one = Colouring(title="by cluster", labels=np.zeros(40, np.int64), names=("cluster 0", "empty"))
         draw_map(tmp_path / "figures" / "x.png", "title", places, [both, one], none)
         sheet = read(tmp_path / "figures" / "x.png")
-        left, right = sheet[:, : sheet.shape[1] // 2], sheet[:, sheet.shape[1] // 2 :]
-        assert near(left, BLUE) > 500
-        assert near(left, ORANGE) > 500
+        upper, lower = sheet[: len(sheet) // 2], sheet[len(sheet) // 2 :]
+        assert near(upper, BLUE) > 500
+        assert near(upper, ORANGE) > 500
         # The second group is empty there, and all points are of the first.
-        assert near(right, BLUE) > 1.8 * near(left, BLUE)
-        assert near(right, ORANGE) == 0
+        assert near(lower, BLUE) > 1.8 * near(upper, BLUE)
+        assert near(lower, ORANGE) == 0
+
+    def test_those_of_no_group_are_grey(self, tmp_path: Path) -> None:
+        places = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0]], np.float32)
+        found = []
+        for labels in ([0, 0, 0], [0, -1, 0]):
+            colouring = Colouring(title="", labels=np.array(labels), names=("a",), rest="test videos")
+            draw_map(tmp_path / "x.png", "", places, [colouring], np.zeros(3, np.bool_))
+            found.append((near(read(tmp_path / "x.png"), BLUE), near(read(tmp_path / "x.png"), OTHERS)))
+        (all_blue, no_grey), (blue, grey) = found
+        # One of three dots, and one more in the legend.
+        assert 0.5 * all_blue < blue < 0.9 * all_blue
+        assert grey - no_grey > 0.4 * blue
 
     def test_marked_points_have_an_edge(self, tmp_path: Path) -> None:
         places = np.array([[0.0, 0.0], [1.0, 1.0]], np.float32)
