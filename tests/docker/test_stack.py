@@ -152,8 +152,8 @@ def test_a_run_is_in_postgresql_and_in_the_volume(stack: Stack, tracked: tuple[R
 
 
 def test_no_call_waits_for_a_delayed_acknowledgement(address: str, tracked: tuple[RunDir, str]) -> None:
-    """With two workers and without uvloop the quickest takes 45 ms."""
-    assert quickest_ms(address, tracked[1]) < 25
+    """With two workers and without uvloop each waits 41 ms, whatever else it takes (platform-facts, section 1.3)."""
+    assert quickest_ms(address, tracked[1]) < 38
 
 
 SEARCH = "/ajax-api/2.0/mlflow/experiments/search"
@@ -231,7 +231,7 @@ def test_a_password_is_asked_for_once(guarded: str, stack: Stack, password: str)
     made = ask(guarded, "POST", "/api/2.0/mlflow/runs/create", LAB_HOST, password, {"experiment_id": "0"})
     run_id = json.loads(made[2])["run"]["info"]["run_id"]
     # A hash in each call takes 190 ms.
-    assert quickest_ms(guarded, run_id, password) < 60
+    assert quickest_ms(guarded, run_id, password) < 100
 
 
 def test_a_wrong_password_is_one_line(guarded: str, tmp_path: Path) -> None:
