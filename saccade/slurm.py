@@ -61,10 +61,14 @@ class Command:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             sys.stderr.write(line)
-            found = _RUN.match(line)
-            if found and not self.run_id:
-                self.run_id = found[1]
+            self.note(line)
         return self._process.wait()
+
+    def note(self, line: str) -> None:
+        """Learn from what the command says which run it is about; of a chain, the first."""
+        found = _RUN.match(line)
+        if found and not self.run_id:
+            self.run_id = found[1]
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
         """Stop it in good order; returns what to do when the job starts again. Called by submitit."""

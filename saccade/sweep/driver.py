@@ -72,7 +72,7 @@ def drive(
     sweep = read_sweep(path, overrides)
     if command is None:
         _check_machine(sweep, runs_root)
-    places = list(devices) or [None] * workers
+    places: list[str | None] = [*devices] or [None] * workers
     threads = max(1, len(os.sched_getaffinity(0)) // len(places)) if len(places) > 1 else None
     job = Job(str(path), tuple(overrides), str(runs_root), threads, tuple(command) if command else None)
     screen = Screen(sweep, len(places))

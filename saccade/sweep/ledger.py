@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
+from optuna.storages._rdb import models as optuna_models
 from optuna.trial import TrialState
 from sqlalchemy import orm
 
@@ -32,6 +32,9 @@ STOP = "saccade:stop"
 _MOST_RETRIES = 1
 
 System = Mapping[str, Any]
+Row = Any
+"""A row of one of Optuna's tables, whose classes are declared without types."""
+models: Any = optuna_models
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Ledger:
             if trial.state == TrialState.RUNNING:
                 self._beat(session, trial_id, now)
             asked = self._study_attribute(session, STOP)
-            return Renewal(held=trial.state == TrialState.RUNNING, stop=bool(asked))
+            return Renewal(held=bool(trial.state == TrialState.RUNNING), stop=bool(asked))
 
     def hand_back(self, trial_id: int) -> None:
         """Let others go on with a trial that was stopped in good order."""
@@ -196,12 +199,12 @@ class Ledger:
 
     # What is there ---------------------------------------------------------------------------------------------------
 
-    def _trials(self, session: orm.Session, state: TrialState) -> list[models.TrialModel]:
+    def _trials(self, session: orm.Session, state: TrialState) -> list[Row]:
         query = session.query(models.TrialModel).filter_by(study_id=self._study_id, state=state)
         return list(query.order_by(models.TrialModel.number))
 
     def _count(self, session: orm.Session, state: TrialState) -> int:
-        return session.query(models.TrialModel).filter_by(study_id=self._study_id, state=state).count()
+        return int(session.query(models.TrialModel).filter_by(study_id=self._study_id, state=state).count())
 
     def _new_ones(self, session: orm.Session) -> int:
         """How many trials were begun, each counted once however often it was taken up."""
@@ -214,9 +217,9 @@ class Ledger:
     def _is_late(self, session: orm.Session, hours: float | None, now: datetime) -> bool:
         first = session.query(sa.func.min(models.TrialModel._datetime_start_utc)).filter_by(study_id=self._study_id)
         begun = first.scalar()
-        return hours is not None and begun is not None and now - begun > timedelta(hours=hours)
+        return hours is not None and begun is not None and bool(now - begun > timedelta(hours=hours))
 
-    def _first_waiting(self, session: orm.Session) -> models.TrialModel | None:
+    def _first_waiting(self, session: orm.Session) -> Row | None:
         return next(iter(self._trials(session, TrialState.WAITING)), None)
 
     def _running_of(self, session: orm.Session, worker: str) -> int | None:
@@ -237,7 +240,7 @@ class Ledger:
         found.value_json = json.dumps(value)
 
     @staticmethod
-    def _get(session: orm.Session, trial: models.TrialModel) -> System:
+    def _get(session: orm.Session, trial: Row) -> System:
         attributes = models.TrialSystemAttributeModel.where_trial_id(trial.trial_id, session)
         return {each.key: json.loads(each.value_json) for each in attributes}
 
@@ -260,9 +263,7 @@ class Ledger:
             again = self._add(session, TrialState.WAITING, {**kept, RETRY_OF: history[0], _HISTORY: history}, [trial])
             assert again.number > trial.number
 
-    def _add(
-        self, session: orm.Session, state: TrialState, system: System, of: list[models.TrialModel]
-    ) -> models.TrialModel:
+    def _add(self, session: orm.Session, state: TrialState, system: System, of: list[Row]) -> Row:
         """A new trial, with the parameters and user attributes of the one that it takes up, if any."""
         trial = models.TrialModel(study_id=self._study_id, state=state)
         trial.number = session.query(models.TrialModel).filter_by(study_id=self._study_id).count()
@@ -285,7 +286,7 @@ class Ledger:
                 )
         return trial
 
-    def _begin(self, session: orm.Session, trial: models.TrialModel, worker: str, now: datetime) -> None:
+    def _begin(self, session: orm.Session, trial: Row, worker: str, now: datetime) -> None:
         trial.state = TrialState.RUNNING
         if trial._datetime_start_utc is None:
             trial._datetime_start_utc = now
@@ -293,7 +294,7 @@ class Ledger:
         self._beat(session, trial.trial_id, now)
 
     @staticmethod
-    def _set(session: orm.Session, trial: models.TrialModel, key: str, value: object) -> None:
+    def _set(session: orm.Session, trial: Row, key: str, value: object) -> None:
         found = models.TrialSystemAttributeModel.find_by_trial_and_key(trial, key, session)
         if found is None:
             found = models.TrialSystemAttributeModel(trial_id=trial.trial_id, key=key)

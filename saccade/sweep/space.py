@@ -192,7 +192,7 @@ def _steps(dimension: Dimension) -> Iterator[int | float]:
 
 def _between(dimension: Dimension, part: float) -> int | float:
     if dimension.log:
-        value = dimension.low * (dimension.high / dimension.low) ** part
+        value = float(dimension.low * (dimension.high / dimension.low) ** part)
         return min(round(value), int(dimension.high)) if dimension.whole else value
     if dimension.step is None:
         return dimension.low + part * (dimension.high - dimension.low)
