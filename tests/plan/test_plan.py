@@ -14,6 +14,7 @@ from saccade.journal import read_journal
 from saccade.plan.__main__ import main
 from saccade.plan.driver import ERROR_FILE, chain_text
 from saccade.plan.peak import PeakMemory
+from saccade.spec_reader import dump_spec, read_spec
 
 Saccade = Callable[..., tuple[int, str, str]]
 
@@ -50,26 +51,12 @@ def spec(toy: Path, tmp_path: Path) -> Path:
 def test_a_plan_and_the_run_itself(
     saccade: Saccade, spec: Path, toy: Path, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
-    follower = spec.with_name("after.yaml")
-    follower.write_text(
-        "name: after\nbase: tiny.yaml\npretrain: {epochs: 0}\nevaluation: {retrieval: {enabled: false}}\n"
-    )
-    chain = spec.with_name("chain.yaml")
-    chain.write_text("name: chain\nbase: tiny.yaml\nthen: [after.yaml]\n")
-    there = set(tmp_path.iterdir())
-    code, out, _ = saccade("plan", str(chain), "--json")
+    code, out, _ = saccade("plan", str(spec), "--json")
     assert code == 0
-    plan, second = json.loads(out)
-    assert set(tmp_path.iterdir()) == there  # no runs, no database
-
-    assert (plan["name"], second["name"]) == ("chain", "after")
-    assert (
-        "prototypes.num_clusters: 3 clusters of 16 fixations (8 videos x 2) are 5.3 a cluster; use at most 1"
-        in plan["advice"]
-    )
-    # The second gets the encoder of the first, so it is no random one that is evaluated.
-    assert not any("random encoder" in line for line in second["advice"])
-    assert [stage["name"] for stage in second["stages"]] == ["start", "pictures", "linear probe"]
+    (plan,) = json.loads(out)
+    assert list(tmp_path.iterdir()) == [spec]  # no runs, no database
+    wanted = "prototypes.num_clusters: 3 clusters of 16 fixations (8 videos x 2) are 5.3 a cluster; use at most 1"
+    assert wanted in plan["advice"]
 
     folder = make_run(spec.read_text())
     assert runner.main([str(folder)]) == 0
@@ -99,6 +86,34 @@ def test_a_plan_and_the_run_itself(
     assert stages[:3] == ["start", "baselines", "pre-training"]
     # 100 MiB is less than PyTorch alone, 4 GiB more than anything so small can take.
     assert 100 << 20 < plan["measured"]["peak_host_bytes"] < 4 << 30
+
+
+def test_chains(saccade: Saccade, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    follower = spec.with_name("after.yaml")
+    follower.write_text(
+        "name: after\nbase: tiny.yaml\npretrain: {epochs: 0}\nevaluation: {retrieval: {enabled: false}}\n"
+    )
+    chain = spec.with_name("chain.yaml")
+    chain.write_text("name: chain\nbase: tiny.yaml\nthen: [after.yaml]\n")
+    measured = []
+
+    def measure(command: list[str], mistake: Path) -> None:
+        folder = Path(command[3])
+        measured.append((read_spec(folder / "spec.yaml").name, command[5:]))
+        (folder / "plan.json").write_text(json.dumps({"plan": {"name": folder.name}, "text": ""}))
+
+    monkeypatch.setattr("saccade.plan.driver._measure", measure)
+    assert saccade("plan", str(chain), "--json")[0] == 0
+    assert measured == [("chain", []), ("after", ["follows"])]
+    # The second gets the encoder of the first, so it is no random one that is evaluated.
+    for words, random in (([], True), (["follows"], False)):
+        folder = tmp_path / f"scratch{len(words)}"
+        folder.mkdir()
+        (folder / "spec.yaml").write_text(dump_spec(read_spec(follower)))
+        assert main([str(folder), str(tmp_path / "runs"), *words]) == 0
+        plan = json.loads((folder / "plan.json").read_text())["plan"]
+        assert any("random encoder" in line for line in plan["advice"]) == random
+        assert [stage["name"] for stage in plan["stages"]] == ["start", "pictures", "linear probe"]
 
 
 def test_what_would_stop_the_run_stops_the_plan(saccade: Saccade, spec: Path, tmp_path: Path) -> None:
