@@ -12,9 +12,8 @@ from saccade.tracking.address import with_credentials
 from saccade.tracking.reader import NotARunError, Reader, open_reader
 from saccade.tracking.shipping_state import ShippingState
 
-__all__ = ["STATUSES", "all_runs", "find_folder", "find_run", "find_runs", "tracked_run"]
+__all__ = ["all_runs", "find_folder", "find_run", "find_runs", "tracked_run"]
 
-STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 _NEAREST = 3
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 
+from saccade.amounts import bytes_text
 from saccade.errors import RunError
 from saccade.run_dir import RunDir
 from saccade.runs.find import tracked_run
@@ -27,7 +28,7 @@ def plan_text(record: RunRecord, *, tracked: bool) -> str:
     parts = []
     if record.run is not None:
         size = sum(file.stat().st_size for file in record.run.path.rglob("*") if file.is_file())
-        parts.append(f"{record.run.path} ({size / 2**20:.1f} MiB){_unsent(record.run)}")
+        parts.append(f"{record.run.path} ({bytes_text(size)}){_unsent(record.run)}")
     if tracked:
         parts.append("the MLflow run (`mlflow gc` there frees its space)")
     return f"remove run {record.id} ({record.name}, {record.status}): " + " and ".join(parts)
