@@ -258,7 +258,7 @@ def _origin(folder: Path, spec: Spec) -> list[str]:
 def _repetition(folder: Path, spec: Spec, data: Dataset) -> list[str]:
     """How to repeat the run: by its id, and by hand."""
     lines = ["## How to repeat it", ""]
-    code = "`git.diff` says on which code"
+    code = "`git.diff` says what the code was"
     if (folder / "run.json").exists():
         record = RunDir(folder).record()
         lines += [f"`saccade runs rerun {record['id']}` says first what differs now, and then runs it again.", ""]
@@ -269,7 +269,7 @@ def _repetition(folder: Path, spec: Spec, data: Dataset) -> list[str]:
         lines += [f"It was started on {record['host']} with `{record['command']}`.", ""] if record["command"] else []
     lines += [
         f"By hand: `saccade run spec.yaml` with this run's `spec.yaml` (spec {spec_hash(spec)}, dataset digest "
-        f"{data.digest}); {code}, and `environment.txt` with which packages.",
+        f"{data.digest}); {code}; `environment.txt` lists the packages.",
         "",
     ]
     return lines

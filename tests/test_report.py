@@ -235,12 +235,12 @@ def test_how_to_repeat_it_by_id_and_by_hand(tmp_path: Path, spec: Any) -> None:
     run = create_run(tmp_path, spec, ["/usr/bin/saccade", "run", "my spec.yaml"])
     record = run.record()
     for git, words in (
-        ({"commit": "0123456789abcdef" * 2, "branch": "main", "dirty": False}, "`git checkout 0123456789ab`, and"),
+        ({"commit": "0123456789abcdef" * 2, "branch": "main", "dirty": False}, "`git checkout 0123456789ab`; `env"),
         (
             {"commit": "f" * 40, "branch": "", "dirty": True},
-            "`git checkout ffffffffffff`, then `git apply git.diff`, and",
+            "`git checkout ffffffffffff`, then `git apply git.diff`; `env",
         ),
-        ({"commit": "", "branch": "", "dirty": False}, "`git.diff` says on which code, and"),
+        ({"commit": "", "branch": "", "dirty": False}, "`git.diff` says what the code was; `env"),
     ):
         (run.path / "run.json").write_text(json.dumps({**record, "git": git, "host": "gpu01"}))
         _, text = write(run.path, spec)

@@ -93,5 +93,6 @@ def _draw_map(run: Run, found: Retrieval) -> None:
         colourings.append(Colouring(title=words, labels=labels, names=names, rest="test videos"))
     places, method = on_plane(features)
     marked = np.arange(len(features)) >= len(train)
-    title = f"{len(train)} training videos (dots) and {len(test)} test videos (triangles), as retrieval compares them"
-    draw_map(run.folder / "figures" / "embedding.png", f"{title}; {method}", places, colourings, marked)
+    title = f"{len(train)} training videos (dots) and {len(test)} test videos (triangles)"
+    title += f"\nas retrieval compares them, on a plane by {method}"
+    draw_map(run.folder / "figures" / "embedding.png", title, places, colourings, marked)

@@ -25,7 +25,7 @@ _SCORES = (
     *("test/retrieval_top1", "test/retrieval_top5", "val/retrieval_top1", "best/val_retrieval_top1"),
     *("test/linear_probe_top1", "test/finetune_top1", "baseline/random_encoder/retrieval_top1"),
 )
-_LETTER_PX = 7
+_LETTER_PX = 6
 _COSTS = ("pretrain/loss", "perf/clips_per_sec")
 
 

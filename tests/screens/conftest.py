@@ -159,7 +159,7 @@ def shoot(page: "Page", tmp_path: Path) -> Callable[[str], Path]:
         target = (TESTS.parent / SHOTS if SHOTS else tmp_path / "small") / f"{name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(raw) as image:
-            image.convert("RGB").quantize(96, dither=Image.Dither.NONE).save(target, optimize=True)
+            image.convert("RGB").quantize(160, dither=Image.Dither.NONE).save(target, optimize=True)
         return target
 
     return save

@@ -111,7 +111,7 @@ def test_artifacts_are_pictures_where_they_are_pictures(page: "Page", tracked: T
     for way in (["figures", "embedding.png"], ["neighbours.png"], ["clusters", epoch, "montage_0.png"]):
         for name in way:
             page.get_by_text(name, exact=True).first.click()
-        (path,) = folder.rglob(f"{epoch}/{way[-1]}" if "clusters" in way else way[-1])
+        (path,) = folder.rglob(f"{epoch if 'clusters' in way else 'figures'}/{way[-1]}")
         shown = page.locator(f"img[alt='{path.relative_to(folder).as_posix()}']")
         with Image.open(path) as image:
             assert wait_for_picture(page, shown) == image.size
