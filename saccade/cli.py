@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from saccade import __version__
-from saccade.commands import data, runs, sweep
+from saccade.commands import bench, data, runs, sweep
 from saccade.commands.doctor import doctor
 from saccade.commands.options import Overrides, RunsRoot, SpecPath
 from saccade.commands.plan import plan
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(bench.app, name="bench")
 app.command()(server)
 app.command()(plan)
 app.command()(doctor)

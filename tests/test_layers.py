@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "saccade"
 
 LAYERS = {
     6: "cli commands launch",
-    5: "slurm sweep runs",
+    5: "slurm sweep runs bench",
     4: "supervisor runner stages builders analysis plan doctor",
     3: "pretrain evaluation features clustering report initial_weights chain",
     2: "models datasets prototypes journal checkpoint tracking engine learner figures run_dir provenance",

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from saccade.datasets.layout import Video
+from saccade.datasets.parallel import keep_freed_memory
 from saccade.errors import DataError
 from saccade.gaze.fixations import choose_fixations, even_starts, usable_length, view_starts
 from saccade.gaze.masks import fixation_mask
@@ -269,6 +270,7 @@ def _as_list(samples: list[Sample | DataError]) -> list[Sample | DataError]:
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # one process a core already; OpenCV would take all cores in each
+    keep_freed_memory()
 
 
 def make_loader(dataset: VideoClips, batches: Iterable[list[Item]], workers: int) -> Iterator[list[Sample]]:

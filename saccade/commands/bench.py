@@ -1,0 +1,39 @@
+"""`saccade bench`: what we claim about speed, measured on this machine beside a straightforward baseline."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Measure speed on this machine, each thing beside a straightforward baseline.", no_args_is_help=True
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with the values of all rounds.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Rounds, of which the median counts.")]
+
+
+@app.command()
+def data(rounds: Rounds = 7, as_json: AsJson = False) -> None:
+    """Clips a second and core: from JPEG files or packed stores to what the encoder sees."""
+    from saccade.bench.data import bench_data
+
+    report = bench_data(rounds=rounds)
+    typer.echo(report.as_json() if as_json else str(report))
+
+
+@app.command()
+def scanpath(
+    frames: Annotated[
+        Path | None, typer.Argument(metavar="FRAMES", help="Folder of a video's JPEG files; default: made frames.")
+    ] = None,
+    rounds: Rounds = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Milliseconds from a frame to the gaze, beside the model taken literally."""
+    from saccade.bench.scanpath import bench_scanpath
+
+    report = bench_scanpath(frames, rounds=rounds)
+    typer.echo(report.as_json() if as_json else str(report))
