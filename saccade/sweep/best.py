@@ -23,6 +23,7 @@ def best_names(now: Standing) -> list[str]:
 
 def write_best(folder: Path, runs_root: Path, sweep: Sweep, now: Standing) -> list[Path]:
     """Write the specs of the best trials; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for trial, name in zip(now.best, best_names(now), strict=True):
         spec = spec_of(sweep, trial, runs_root).model_copy(update={"name": f"{sweep.file.name}-{Path(name).stem}"})

@@ -3,7 +3,7 @@
 Beside that it behaves as the real one: journal, a checkpoint an epoch, stop request, resume, exit codes. Of the JSON:
 `pause` (seconds an epoch), `die_at` ({margin_h: epoch}: it dies of a segmentation fault in the first attempt there, or
 in every one if the epoch is negative), `silent` (margins whose runs log no score). Each epoch that it does is written
-to RUN_DIR/epochs.txt, so that a test sees which were done twice.
+to RUN_DIR/epochs.txt, so that a test sees which were done twice; the GPU that it was given to RUN_DIR/device.txt.
 """
 
 import json
@@ -51,6 +51,7 @@ def main() -> int:
     options = json.loads(sys.argv[1]) if len(sys.argv) > 2 else {}
     folder, stop = Path(sys.argv[-1]), StopRequest()
     stop.install()
+    (folder / "device.txt").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     checkpoint = folder / "checkpoint.json"
     saved = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"mark": None, "epoch": 0}
     with (

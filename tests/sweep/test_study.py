@@ -114,9 +114,11 @@ def test_ctrl_c_stops_in_good_order_and_the_same_command_goes_on(
     waiting = [trial.number for trial in left if trial.state == TrialState.WAITING]
     assert waiting
 
-    assert drive(sweep, [], Path("runs"), workers=2, command=COMMAND) == 0
+    assert drive(sweep, [], Path("runs"), devices=["3", "5"], command=COMMAND) == 0
     trials = load(sweep).get_trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert {file.read_text() for file in Path("runs").glob("*/device.txt")} - {""} <= {"3", "5"}
+    assert (Path("runs") / trials[waiting[0]].user_attrs["runs"][0] / "device.txt").read_text()
     for trial in trials:
         assert epochs(trial) == [1, 2, 3, 4, 5, 6]  # none done twice
         assert len(trial.user_attrs["runs"]) == 1
