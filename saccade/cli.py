@@ -53,7 +53,10 @@ def run(
     spec: Annotated[Path | None, typer.Argument(help="Experiment spec, a YAML file.", metavar="SPEC")] = None,
     overrides: Overrides = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Go on with a run: its id, folder or MLflow id.")
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Go on with a run: its id, folder or MLflow id; if it is not here, from its server."
+        ),
     ] = None,
     slurm: Annotated[
         str | None,

@@ -6,6 +6,7 @@ runs/20261122-231905-toy-r3d-4f2a/
     journal.jsonl  trainer.log  checkpoints/  clusters/  encoder/  classifiers/  tables/  figures/  summary.md
                                                         by the trainer
     shipping.json  system.jsonl  model/                 by the supervisor
+    supervisor.log                                      by the supervisor of a run that is to say nothing
     trainer.lock  supervisor.lock                       held while one lives
 """
 
