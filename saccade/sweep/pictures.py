@@ -47,21 +47,30 @@ def draw_study(folder: Path, sweep: Sweep, now: Standing) -> list[str]:
     elif len(sweep.file.objective) == 2 and complete:
         names = [each.metric for each in sweep.file.objective]
         wanted["front.png"] = lambda: plots.plot_pareto_front(study, target_names=names)
-    return [name for name, draw in wanted.items() if _drawn(folder / name, draw)]
+    for name, draw in wanted.items():
+        _draw(folder / name, draw, sweep.file.objective[0].metric)
+    return list(wanted)
 
 
-def _drawn(path: Path, draw: Callable[[], Any]) -> bool:
+def _draw(path: Path, draw: Callable[[], Any], metric: str) -> None:
     from matplotlib import pyplot as plt
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         warnings.simplefilter("ignore", UserWarning)  # a logarithmic axis, say, with one value
-        axes = draw()
-    figure = plt.gcf() if not hasattr(axes, "figure") else axes.figure
-    figure.set_size_inches(max(7.0, figure.get_figwidth()), max(4.5, figure.get_figheight()))
+        draw()
+    figure = plt.gcf()
+    if path.stem == "slices":
+        figure.set_size_inches(3.0 * len(figure.axes), 4.5)
+        for axes in figure.axes:
+            if axes.get_xscale() == "log":  # Labels between the powers of ten stand close to each other.
+                axes.tick_params(axis="x", which="both", labelrotation=60, labelsize=8)
+    else:
+        figure.set_size_inches(9.0, 5.5)
+    if path.stem == "within_training":
+        figure.axes[0].set(xlabel="epoch", ylabel=metric)
     figure.savefig(path, dpi=_DPI, bbox_inches="tight")
     plt.close("all")
-    return True
 
 
 def _renamed(sweep: Sweep, now: Standing) -> optuna.Study:
