@@ -69,7 +69,7 @@ def main(place: str, number: int, folder: str) -> int:
     elif place == "clustering":
         saccade.builders.fit = dying(saccade.builders.fit, number)
     elif place == "record":
-        pretraining.draw_clusters = dying(pretraining.draw_clusters, number, after=True)
+        pretraining.draw_clustering = dying(pretraining.draw_clustering, number, after=True)
     elif place == "checkpoint":
         saccade.checkpoint.torch.save = half_written(saccade.checkpoint.torch.save, number)
     elif place == "renamed":
