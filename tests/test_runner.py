@@ -115,6 +115,7 @@ def test_without_epochs_the_random_encoder_is_evaluated(make: Make) -> None:
     assert {event["path"] for event in events(folder, "artifact")} == {
         *(f"figures/{name}.png" for name in ("neighbours", "confusion_retrieval", "embedding")),
         "encoder",
+        "previews",
         "summary.md",
     }
     assert not (folder / "checkpoints").exists()

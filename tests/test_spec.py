@@ -117,6 +117,8 @@ OURS = {
     "tracking.uri": "",
     "tracking.experiment": "saccade",
     "tracking.log_every_steps": 10,
+    "tracking.register_model": "",
+    "tracking.system_metrics_sec": 10,
     "then": (),
 }
 
