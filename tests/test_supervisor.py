@@ -281,15 +281,24 @@ def test_a_second_ctrl_c_kills(run: RunDir) -> None:
     assert tracked(run).info.status == "KILLED"
 
 
-@pytest.mark.parametrize("policy", ["passive", "active"])
-def test_the_trainer_knows_nothing_of_the_server(run: RunDir, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "given"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "10000"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+        ({"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
+    ],
+)
+def test_the_trainer_knows_nothing_of_the_server(
+    run: RunDir, chosen: dict[str, str], given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
-    for name in ("COLUMNS", "SACCADE_SHARED", "OMP_WAIT_POLICY"):  # of the tests' own environment
+    for name in ("COLUMNS", "SACCADE_SHARED", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):  # of the tests' own environment
         monkeypatch.delenv(name, raising=False)
-    if policy == "active":  # what the user says counts
-        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
     assert train(run, ["environment"]) == 0
-    assert run.log.read_text() == f"{{'OMP_WAIT_POLICY': '{policy}', 'SACCADE_SUPERVISED': '1'}}\n"
+    assert run.log.read_text() == f"{given | {'SACCADE_SUPERVISED': '1'}}\n"
 
 
 def test_names_that_mlflow_refuses_do_not_hold_up_the_rest(run: RunDir, capfd: pytest.CaptureFixture[str]) -> None:

@@ -118,7 +118,7 @@ class Trainer:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "environment":
-                ours = ("MLFLOW", "SACCADE", "COL", "OMP_WAIT")
+                ours = ("MLFLOW", "SACCADE", "COL", "OMP_WAIT", "GOMP")
                 print({name: value for name, value in sorted(os.environ.items()) if name.startswith(ours)})
             case "dataset":
                 self.journal.dataset(**arguments[0])
