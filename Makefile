@@ -18,7 +18,7 @@ quickstart: $(VENV)/installed  ## toy videos, a tracked pre-training run, a tabl
 	$(RUN)/saccade run experiments/quickstart.yaml
 
 test: $(VENV)/installed  ## the whole test-suite
-	$(RUN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(RUN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .

@@ -9,6 +9,14 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+LONG = ("docker", "screens", "sweep", "tracking/test_outage", "runs/test_verify", "test_resume", "plan/test_plan")
+"""Tests that take minutes: they begin first, or one core would be at the last of them while the others wait."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the long ones to the front."""
+    tests = REPOSITORY / "tests"
+    items.sort(key=lambda item: not item.path.relative_to(tests).as_posix().startswith(LONG))
 
 
 @pytest.fixture(autouse=True)

@@ -224,6 +224,7 @@ def test_made_small_it_runs_from_spec_to_report(
     assert set(announced) == {
         *("figures/training_clips.png", "clusters/epoch_0001", "checkpoints/epoch_0002.pt"),
         *("figures/neighbours.png", "encoder", "figures/curves.png", "summary.md"),
+        *("figures/scanpaths.png", "figures/confusion_retrieval.png", "figures/embedding.png", "previews"),
     }
     assert load_checkpoint(run.path / "checkpoints" / "last.pt")["learner"]["step"] == 2
     rows = pq.read_table(run.path / "clusters" / "epoch_0001" / "assignments.parquet")

@@ -17,7 +17,6 @@ from saccade.sweep.standing import Standing
 from .conftest import EXPERIMENT, SWEEP
 
 RATE, MARGIN = "pretrain.learning_rate", "saccade.margin_h"
-NOW = datetime.now()
 
 
 @pytest.fixture
@@ -28,13 +27,13 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 def trial(number: int, state: TrialState, value: float | None = None, **others: object) -> FrozenTrial:
-    ended = state.is_finished()
+    ended, now = state.is_finished(), datetime.now()
     return FrozenTrial(
         number=number,
         state=state,
         value=value,
-        datetime_start=NOW - timedelta(seconds=600 if ended else 300),
-        datetime_complete=NOW if ended else None,
+        datetime_start=now - timedelta(seconds=600 if ended else 300),
+        datetime_complete=now if ended else None,
         params={RATE: 0.0123456, MARGIN: 4 * number},
         distributions={RATE: FloatDistribution(1e-3, 0.3, log=True), MARGIN: IntDistribution(0, 24, step=4)},
         user_attrs=dict(others.get("user", {})),  # type: ignore[call-overload]
