@@ -30,6 +30,14 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
+def own_style() -> Iterator[None]:
+    """Optuna's pictures set a style of their own for their process, where any other test may come next."""
+    yield
+    if "matplotlib" in sys.modules and "optuna" in sys.modules:
+        sys.modules["matplotlib"].rcdefaults()
+
+
+@pytest.fixture(autouse=True)
 def own_tracking_uri() -> Iterator[None]:
     """A test that calls mlflow.set_tracking_uri sets it for its process, where any other test may come next."""
     before = os.environ.get("MLFLOW_TRACKING_URI")

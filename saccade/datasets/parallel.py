@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 import cv2
@@ -51,6 +52,19 @@ def _start_worker() -> None:
     threading.Thread(target=_watch_parent, daemon=True).start()
 
 
+@contextmanager
+def _ctrl_c_is_not_inherited() -> Iterator[None]:
+    """For the time in which workers are started: before `_start_worker` they would answer Ctrl-C with a traceback."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def in_processes(
     function: Callable[[Job], Outcome], jobs: Sequence[Job], *, workers: int | None, doing: str
 ) -> Iterator[Outcome]:
@@ -71,7 +85,9 @@ def in_processes(
         return
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        for future in as_completed([pool.submit(function, job) for job in jobs]):
+        with _ctrl_c_is_not_inherited():
+            futures = [pool.submit(function, job) for job in jobs]
+        for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool:
         raise DataError(
