@@ -6,13 +6,13 @@ The launcher does the first two, since the trainer has no MLflow and a run must 
     RUN/inputs/weights.json             where it was found, its sha256, what it says of itself
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from saccade import atomic
+from saccade.checksum import file_sha256
 from saccade.errors import RunError, WeightsError
 from saccade.models.weights import PROJECTION_PREFIX, find_weights, read_header
 from saccade.run_dir import RunDir, open_run
@@ -85,12 +85,10 @@ def adopt(weights: Path, given: str, run: RunDir) -> None:
     try:
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(weights, target)
-        with target.open("rb") as copy:
-            digest = hashlib.file_digest(copy, "sha256").hexdigest()
         record = {
             "given": given,
             "file": str(weights.absolute()),
-            "sha256": digest,
+            "sha256": file_sha256(target),
             "projection": any(key.startswith(PROJECTION_PREFIX) for key in shapes),
             "description": description.model_dump(mode="json"),
         }

@@ -9,7 +9,6 @@ our stages.
 """
 
 import argparse
-import hashlib
 import pickle
 import re
 import struct
@@ -22,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from saccade.checksum import file_sha256
 from saccade.errors import WeightsError
 from saccade.models.encoder import Encoder, build_encoder
 from saccade.models.export import describe, fit_state, write_weights
@@ -106,7 +106,7 @@ def import_published(path: Path, out: Path, *, overwrite: bool = False) -> Impor
     is_classifier = any(key.startswith("classifier.") for key in heads)
     kind: Literal["pre-training", "classifier"] = "classifier" if is_classifier else "pre-training"
     epoch = content["epoch"] if type(content.get("epoch")) is int else None
-    source: dict[str, str | int | None] = {"file": path.name, "sha256": _sha256(path), "kind": kind, "epoch": epoch}
+    source: dict[str, str | int | None] = {"file": path.name, "sha256": file_sha256(path), "kind": kind, "epoch": epoch}
     description = describe(
         name,
         width,
@@ -302,8 +302,3 @@ def _left_out(content: dict[str, Any], contrast: dict[str, Tensor]) -> tuple[str
         if key not in ("model", "contrast", "epoch")
     ]
     return tuple(lines)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,12 +1,12 @@
 """A run done again: its spec and the weights that it starts from, and what is not as it was then."""
 
-import hashlib
 import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from saccade.checksum import file_sha256
 from saccade.errors import RunError, SpecError
 from saccade.initial_weights import find_initial_weights, initial_weights_file
 from saccade.provenance import git_state, machine, packages
@@ -92,8 +92,7 @@ def own_weights(record: RunRecord) -> Path | None:
 
 def _check_weights(record: RunRecord, weights: Path) -> None:
     known = record.tags.get("weights_sha256", "")
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(weights)
     if known and known != digest:
         raise RunError(
             f"run {record.id} started from weights of sha256 {known[:12]}..., but {weights} has {digest[:12]}... now; "

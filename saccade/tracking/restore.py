@@ -5,7 +5,6 @@ as they were tracked with that checkpoint, and after these what the server has o
 after every resume (`saccade.journal`), and are not logged again while the steps after the checkpoint are repeated.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from saccade import atomic
+from saccade.checksum import file_sha256
 from saccade.errors import RunError
 from saccade.journal import read_journal
 from saccade.run_dir import BEST, EVALUATION, LAST, RunDir
@@ -129,7 +129,7 @@ def _link(file: Path, name: Path) -> None:
 def _make_state(reader: Reader, run: TrackedRun, work: Path) -> None:
     """Complete the journals, and write down that all of it is on the server."""
     files = (file for file in work.rglob("*") if file.is_file())
-    uploaded = {file.relative_to(work).as_posix(): _sha256(file) for file in files}
+    uploaded = {file.relative_to(work).as_posix(): file_sha256(file) for file in files}
     journal, system = work / JOURNAL, work / SYSTEM_FILE
     last: dict[str, int] = {}
     for event, _ in read_journal(journal):
@@ -165,8 +165,3 @@ def _append(path: Path, reader: Reader, run: TrackedRun, keys: Sequence[str], la
             file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

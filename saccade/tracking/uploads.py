@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from pathlib import Path
 
+from saccade.checksum import file_sha256
 from saccade.journal import read_journal
 from saccade.run_dir import BEST, EVALUATION, LAST, RunDir
 from saccade.tracking.registry import register_version
@@ -165,7 +166,7 @@ class Uploads:
         """Upload the next changed file of an announced path."""
         if not self._queue:
             files = [(name, self._run.path / name) for name in self._files_of(path)]
-            found = [(name, _sha256(file), _version(file) or (0, 0, 0)) for name, file in files]
+            found = [(name, file_sha256(file), _version(file) or (0, 0, 0)) for name, file in files]
             self._queue = [item for item in found if self._state.uploaded.get(item[0]) != item[1]]
             if not self._queue:
                 return _Step.DONE
@@ -214,7 +215,7 @@ class Uploads:
             self._upload_journal(store)
             self._journal_sent = True
             return _Step.MORE
-        digest = _sha256(self._held)
+        digest = file_sha256(self._held)
         # The last rolling one and that of a kept epoch are often the same.
         there = [other for other, sent in self._state.uploaded.items() if sent == digest and other != BEST]
         if name not in there and (name != LAST or not there):
@@ -272,7 +273,7 @@ class Uploads:
         if not (folder / "MLmodel").is_file():
             raise RefusedError("it is gone from the run's folder")
         names = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "MLmodel"]
-        digest = hashlib.sha256("".join(f"{file}\0{_sha256(file)}\0" for file in names).encode()).hexdigest()
+        digest = hashlib.sha256("".join(f"{file}\0{file_sha256(file)}\0" for file in names).encode()).hexdigest()
         sent = state.uploaded.get(MODEL_FOLDER)
         if sent == digest:
             return
@@ -304,8 +305,3 @@ def _version(file: Path) -> _Version | None:
     except FileNotFoundError:
         return None
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
