@@ -1,6 +1,6 @@
 """Amounts in words, and tables of them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 __all__ = ["bytes_text", "columns", "duration"]
 
@@ -21,11 +21,37 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
-def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of a table, the first column to the left and the others to the right."""
-    first, *others = ([len(cell) for cell in column] for column in zip(*rows, strict=True))
+def columns(
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Collection[int] | None = None,
+    rule: bool = False,
+    indent: str = "",
+    widest: int | None = None,
+) -> list[str]:
+    """Lines of a table, the header first.
+
+    Args:
+        rows: All of one length.
+        right: Columns that are set to the right, as numbers are; None: all but the first.
+        rule: Underline the header.
+        indent: Before every line.
+        widest: Longer cells are cut, so that one long path does not push all else off the screen.
+    """
+    cells = [[_cut(cell, widest) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    to_the_right = range(1, len(widths)) if right is None else right
     lines = []
-    for name, *cells in rows:
-        numbers = [cell.rjust(max(lengths)) for cell, lengths in zip(cells, others, strict=True)]
-        lines.append("  ".join([name.ljust(max(first)), *numbers]).rstrip())
+    for row in cells:
+        parts = [
+            cell.rjust(width) if place in to_the_right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append((indent + "  ".join(parts)).rstrip())
+    if rule:
+        lines.insert(1, indent + "-" * (sum(widths) + 2 * (len(widths) - 1)))
     return lines
+
+
+def _cut(cell: str, widest: int | None) -> str:
+    return cell if widest is None or len(cell) <= widest else cell[: widest - 3] + "..."

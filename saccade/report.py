@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from saccade.amounts import duration
 from saccade.datasets.layout import Dataset
 from saccade.figures.curves import Series, draw_curves
 from saccade.initial_weights import read_record
@@ -174,8 +175,8 @@ def write_report(folder: Path, spec: Spec, data: Dataset, machine: str) -> str:
     lines += [
         "## How long it took",
         "",
-        f"{_duration(sum(seconds.values()))} in {_counted(attempts, 'attempt')}: "
-        + ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
+        f"{duration(sum(seconds.values()))} in {_counted(attempts, 'attempt')}: "
+        + ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
         + f"; {machine}.",
         "",
     ]
@@ -346,10 +347,3 @@ def _picture(folder: Path, path: Path, words: str) -> list[str]:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -23,3 +23,12 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_columns_stand_below_each_other() -> None:
     assert columns([("name", "s"), ("a", "100"), ("longer", "")]) == ["name      s", "a       100", "longer"]
+
+
+def test_columns_of_words_with_a_rule() -> None:
+    rows = [("run", "metric", "value"), ("abcdefgh", "x", "0.5")]
+    assert columns(rows, right=(2,), rule=True, indent="  ", widest=6) == [
+        "  run     metric  value",
+        "  " + "-" * 21,
+        "  abc...  x         0.5",
+    ]

@@ -7,7 +7,7 @@ from saccade.amounts import duration
 from saccade.errors import RunError
 from saccade.runs.record import MACHINE_METRICS, RunRecord
 from saccade.runs.seeds import CONFIDENCE, FEW_SEEDS, Group, PairedTest, Summary, holm, paired_test, pairs, summarise
-from saccade.runs.tables import columns, difference, is_hit_rate, label, number, score
+from saccade.runs.tables import difference, is_hit_rate, label, number, score, table_text
 
 __all__ = ["MOST_PANELS", "compare_text", "curve_metrics", "groups_text", "score_metrics"]
 
@@ -22,7 +22,7 @@ def compare_text(records: Sequence[RunRecord]) -> str:
     """Runs, the settings in which they differ, what else differs, and their metrics, side by side."""
     names = [label(place) for place, _ in enumerate(records)]
     runs = [[name, record.id, record.name, record.status] for name, record in zip(names, records, strict=True)]
-    parts = [columns([["", "run", "name", "status"], *runs])]
+    parts = [table_text([["", "run", "name", "status"], *runs])]
     different = differing({name: record.settings for name, record in zip(names, records, strict=True)})
     different.pop("name", None)
     parts.append(_table("Settings in which they differ", ["setting", *names], different))
@@ -42,7 +42,7 @@ def differing(columns_: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]
 def _table(title: str, head: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     if not rows:
         return f"{title}\n  none"
-    return f"{title}\n" + columns([head, *([key, *row] for key, row in rows.items())], indent="  ")
+    return f"{title}\n" + table_text([head, *([key, *row] for key, row in rows.items())], indent="  ")
 
 
 def _facts(record: RunRecord) -> dict[str, str]:
@@ -77,7 +77,7 @@ def _metrics(names: Sequence[str], records: Sequence[RunRecord]) -> str:
     words = f"{equal} metric{'s are' if equal != 1 else ' is'} the same in all of them" if equal else ""
     if len(rows) == 1:
         return "Metrics in which they differ\n  " + (f"none: {words}" if words else "none: there are no metrics yet")
-    table = columns(rows, right=range(1, len(rows[0])), indent="  ")
+    table = table_text(rows, right=range(1, len(rows[0])), indent="  ")
     return f"Metrics in which they differ\n{table}" + (f"\n  ({words})" if words else "")
 
 
@@ -139,7 +139,7 @@ def groups_text(groups: Sequence[Group], metrics: Sequence[str]) -> str:
     for group in groups:
         seeds = " ".join("/".join(map(str, seed)) for seed in group.runs)
         rows.append([group.label, group.name, str(len(group.runs)), seeds])
-    parts = ["Groups of runs that are equal but for the seed\n" + columns(rows, indent="  ")]
+    parts = ["Groups of runs that are equal but for the seed\n" + table_text(rows, indent="  ")]
     remarks = "\n".join(f"  {text}" for group in groups for text in _remarks(group))
     parts += [remarks] if remarks else []
     if len(groups) > 1:
@@ -153,7 +153,7 @@ def groups_text(groups: Sequence[Group], metrics: Sequence[str]) -> str:
         if (values := _finite(group.values(metric).values()))
     ]
     head = ["metric", "group", "n", "mean", "std", f"{CONFIDENCE:.0%} interval of the mean"]
-    parts.append("Over the seeds\n" + columns([head, *summaries], right=(2, 3, 4, 5), indent="  "))
+    parts.append("Over the seeds\n" + table_text([head, *summaries], right=(2, 3, 4, 5), indent="  "))
     if len(groups) > 1:
         parts.append(_tests(groups, metrics))
     return "\n\n".join(parts)
@@ -203,7 +203,7 @@ def _tests(groups: Sequence[Group], metrics: Sequence[str]) -> str:
     )
     few = any(1 < int(row[2]) < FEW_SEEDS for row in rows[1:])
     hint = f"\n  n below {FEW_SEEDS} is small: only large differences can show; more seeds narrow the interval" * few
-    return f"{words}\n" + columns(rows, right=(2, 3, 4, 5, 6), indent="  ") + hint
+    return f"{words}\n" + table_text(rows, right=(2, 3, 4, 5, 6), indent="  ") + hint
 
 
 def _test(metric: str, one: Group, other: Group, test: PairedTest, p: float) -> list[str]:

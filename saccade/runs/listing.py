@@ -8,7 +8,7 @@ from saccade.amounts import duration
 from saccade.provenance import redact
 from saccade.report import as_text, classifier_table, results_table, stage_seconds
 from saccade.runs.record import RunRecord, defaults
-from saccade.runs.tables import columns, score
+from saccade.runs.tables import score, table_text
 from saccade.supervisor import runs_option
 
 __all__ = ["as_json", "kind", "list_text", "show_text", "sorted_by"]
@@ -76,7 +76,7 @@ def list_text(records: Sequence[RunRecord], metric: str | None = None) -> str:
                 "here" if record.run is not None else "server",
             ]
         )
-    return columns(rows, right=(6, len(rows[0]) - 2))
+    return table_text(rows, right=(6, len(rows[0]) - 2))
 
 
 def _few(scores: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -126,14 +126,14 @@ def show_text(record: RunRecord) -> str:
     ]
     parts = [
         f"{record.name}  ({record.id})",
-        columns(_facts(record), rule=False, indent="  ", widest=2000),
+        table_text(_facts(record), rule=False, indent="  ", widest=2000),
         "What it found",
         "\n".join("  " + line for table in tables for line in [*table.splitlines(), ""]).rstrip()
         or f"  {_losses(record)}",
         f"Settings that differ from the defaults ({len(changed)} of {len(record.params)})",
-        columns([["setting", "here", "default"], *changed], indent="  ") if changed else "  none",
+        table_text([["setting", "here", "default"], *changed], indent="  ") if changed else "  none",
         "How to repeat it",
-        columns(
+        table_text(
             [
                 [f"saccade runs verify {record.id}{option}", "run it again and say whether it comes out the same"],
                 [f"saccade runs rerun {record.id}{option}", "a new run of the same spec; says what differs now"],

@@ -11,7 +11,7 @@ from saccade.errors import RunError, SpecError
 from saccade.initial_weights import find_initial_weights, initial_weights_file
 from saccade.provenance import git_state, machine, packages
 from saccade.runs.record import RunRecord
-from saccade.runs.tables import columns
+from saccade.runs.tables import table_text
 from saccade.spec import Spec
 from saccade.spec_reader import parse_spec, spec_diff
 
@@ -194,7 +194,7 @@ def changes_text(repeat: Repeat, changes: Sequence[Change]) -> str:
     if not changes:
         return f"run {record.id}: code, data, packages and machine are as they were"
     rows = [["what", "then", "now"], *([change.what, change.then, change.now] for change in changes)]
-    text = f"Since run {record.id} there have changed:\n" + columns(rows, indent="  ")
+    text = f"Since run {record.id} there have changed:\n" + table_text(rows, indent="  ")
     commit = record.tags.get("git_commit", "")
     if any(change.what == "code" for change in changes) and commit:
         back = f"git worktree add --detach ../saccade-{commit[:_SHORT_COMMIT]} {commit[:_SHORT_COMMIT]}"

@@ -1,40 +1,23 @@
 """Tables and numbers as text for the terminal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-__all__ = ["columns", "difference", "is_hit_rate", "label", "number", "score"]
+from saccade.amounts import columns
+
+__all__ = ["difference", "is_hit_rate", "label", "number", "score", "table_text"]
 
 
-def columns(
+def table_text(
     rows: Sequence[Sequence[str]],
     *,
-    right: Sequence[int] = (),
+    right: Collection[int] = (),
     rule: bool = True,
     indent: str = "",
     widest: int = 60,
 ) -> str:
-    """Rows of cells in columns, the header first.
-
-    Args:
-        rows: All of one length.
-        right: Columns that are set to the right, as numbers are.
-        rule: Underline the header.
-        indent: Before every line.
-        widest: Longer cells are cut, so that one long path does not push all else off the screen.
-    """
-    cells = [[cell if len(cell) <= widest else cell[: widest - 3] + "..." for cell in row] for row in rows]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(cells[0]))]
-    lines = []
-    for row in cells:
-        parts = [
-            cell.rjust(width) if place in right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append((indent + "  ".join(parts)).rstrip())
-    if rule:
-        lines.insert(1, indent + "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join(lines)
+    """Rows of cells in columns, mostly words, with the header underlined; arguments as `columns` has them."""
+    return "\n".join(columns(rows, right=right, rule=rule, indent=indent, widest=widest))
 
 
 def label(place: int) -> str:

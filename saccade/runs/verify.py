@@ -24,7 +24,7 @@ from saccade.models.weights import UNREADABLE
 from saccade.run_dir import RunDir, create_run
 from saccade.runs.record import MACHINE_METRICS, RunRecord, local_record
 from saccade.runs.repeat import Repeat, changes_since, changes_text
-from saccade.runs.tables import columns
+from saccade.runs.tables import table_text
 
 __all__ = ["MetricDifference", "TensorDifference", "metric_differences", "tensor_differences", "verify"]
 
@@ -211,7 +211,7 @@ def _metrics_text(found: Sequence[MetricDifference], count: int) -> str:
     return (
         f"not the same: differs first at step {first.step}, where {first.metric} was {_exact(first.then)} and is "
         f"{_exact(first.now)} now; {len(found)} of {count} metrics differ\n"
-        + columns(rows, right=(1, 2, 3, 4), indent="  ")
+        + table_text(rows, right=(1, 2, 3, 4), indent="  ")
         + more
     )
 

@@ -13,7 +13,7 @@ from saccade.sweep.best import best_names, write_best
 from saccade.sweep.ledger import RETRY_OF
 from saccade.sweep.pictures import draw_study
 from saccade.sweep.spec import BASE, Sweep, as_override
-from saccade.sweep.standing import Standing, short_names, standing, trials_csv
+from saccade.sweep.standing import Standing, short_names, standing, trials_csv, value_text
 from saccade.sweep.storage import STUDY_ID, Opened
 from saccade.sweep.worker import PARENT, RUNS, WHY
 from saccade.tracking.store import Point, TrackingError
@@ -224,7 +224,7 @@ def summary(sweep: Sweep, now: Standing, pictures: list[str], confirmed: tuple[f
         lines += ["|" + "---|" * (1 + len(metrics) + len(names))]
         for trial in shown:
             values = " | ".join(f"{value:.4g}" for value in trial.values or [])
-            params = " | ".join(_shown(trial.params.get(path, "")) for path in names)
+            params = " | ".join(value_text(trial.params.get(path, "")) for path in names)
             lines.append(f"| {trial.number} | {values} | {params} |")
         lines.append("")
     lines += [f"![{Path(path).stem.replace('_', ' ')}]({path})" for path in pictures]
@@ -248,8 +248,4 @@ def scores(sweep: Sweep, trial: FrozenTrial) -> str:
 
 
 def _point(trial: FrozenTrial, names: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {_shown(trial.params[path])}" for path, name in names.items() if path in trial.params)
-
-
-def _shown(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{name} {value_text(trial.params[path])}" for path, name in names.items() if path in trial.params)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
+from saccade.amounts import columns, duration
 from saccade.sweep.ledger import RETRY_OF
 from saccade.sweep.spec import Sweep
-from saccade.sweep.standing import WORDS, Standing, short_names
+from saccade.sweep.standing import WORDS, Standing, short_names, value_text
 from saccade.sweep.worker import WHY
 
 __all__ = ["Screen", "table"]
@@ -65,7 +66,7 @@ def table(sweep: Sweep, now: Standing, workers: int, rows: int) -> list[str]:
     total = f" of {now.total}" if now.total is not None else ""
     heading = f"{sweep.file.name}: {ended}{total} trials ended"
     heading += "".join(f", {counts[word]} {word}" for word in ("running", "pruned", "failed") if counts[word])
-    heading += f"; about {_duration(left)} left" if left else ""
+    heading += f"; about {duration(left)} left" if left else ""
     best = {trial.number for trial in now.best}
     shown = list(now.trials[-rows:])
     shown = [trial for trial in now.best if trial not in shown][:3] + shown
@@ -77,12 +78,11 @@ def table(sweep: Sweep, now: Standing, workers: int, rows: int) -> list[str]:
             str(trial.number),
             _state(trial),
             *_values(sweep, trial),
-            *(_shown(trial.params.get(path, "")) for path in names),
+            *(value_text(trial.params.get(path, "")) for path in names),
         ]
         for trial in shown
     ]
-    widths = [max(len(line[column]) for line in [titles, *cells]) for column in range(len(titles))]
-    return [heading, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in [titles, *cells])]
+    return [heading, *columns([titles, *cells], right=())]
 
 
 def _state(trial: FrozenTrial) -> str:
@@ -102,16 +102,7 @@ def _values(sweep: Sweep, trial: FrozenTrial) -> Sequence[str]:
 def _line(sweep: Sweep, trial: FrozenTrial) -> str:
     scores = " ".join(f"{each.metric} {v}" for each, v in zip(sweep.file.objective, _values(sweep, trial), strict=True))
     names = {path: name for path, name in short_names(sweep).items() if path in trial.params}
-    point = ", ".join(f"{name} {_shown(trial.params[path])}" for path, name in names.items())
+    point = ", ".join(f"{name} {value_text(trial.params[path])}" for path, name in names.items())
     why = trial.user_attrs.get(WHY, "")
     parts = [scores.strip() if trial.values else "", why, point]
     return f"trial {trial.number} {_state(trial)}: " + "; ".join(filter(None, parts))
-
-
-def _shown(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float | None) -> str:
-    minutes = round((seconds or 0) / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{max(1, minutes)} min"

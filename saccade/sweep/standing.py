@@ -17,7 +17,7 @@ from saccade.sweep.space import Space
 from saccade.sweep.spec import Sweep
 from saccade.sweep.worker import RUNS, SPREAD, WHY
 
-__all__ = ["WORDS", "Standing", "planned_trials", "short_names", "standing", "trials_csv"]
+__all__ = ["WORDS", "Standing", "planned_trials", "short_names", "standing", "trials_csv", "value_text"]
 
 WORDS = {
     TrialState.COMPLETE: "complete",
@@ -89,6 +89,11 @@ def short_names(sweep: Sweep) -> dict[str, str]:
         each.path: each.path.rpartition(".")[2] if last[each.path.rpartition(".")[2]] == 1 else each.path
         for each in sweep.dimensions
     }
+
+
+def value_text(value: object) -> str:
+    """A searched value in a table or a line."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def row(trial: FrozenTrial, sweep: Sweep) -> dict[str, object]:

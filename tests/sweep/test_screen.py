@@ -61,7 +61,7 @@ def test_the_table(sweep: Sweep, now: Standing) -> None:
     # Of eight trials three have ended (the failed one goes on as number 5); each takes ten minutes, and the one that
     # runs has done five: 5 x 10 - 5 minutes for two workers.
     assert table(sweep, now, 2, rows=4) == [
-        "try: 3 of 8 trials ended, 1 running, 1 pruned; about 22 min left",
+        "try: 3 of 8 trials ended, 1 running, 1 pruned; about 22.5 min left",
         "   trial  state                val/retrieval_top1  learning_rate  margin_h",
         "*  1      complete             0.75                0.01235        4",
         "   2      pruned               0.25                0.01235        8",
