@@ -1,12 +1,13 @@
 """Files that are either the old ones or the new ones, whenever the power fails."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["replacing", "sync_folder", "write_text"]
+__all__ = ["link_or_copy", "replacing", "sync_folder", "write_text"]
 
 
 @contextmanager
@@ -31,6 +32,21 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file's text."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy of the same time where the file system has no links (exFAT, some mounts).
+
+    `source` is to be one that is only ever replaced by a rename, so that what `target` holds does not change with it.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copy2(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

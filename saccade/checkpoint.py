@@ -7,7 +7,6 @@ read from it. The rolling checkpoint has a few of its predecessors beside it: la
 import os
 import pickle
 import re
-import shutil
 import struct
 import zipfile
 import zlib
@@ -136,12 +135,7 @@ def link_checkpoint(source: Path, target: Path) -> None:
     """
     temporary = target.with_name(target.name + ".tmp")
     temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:  # some file systems (exFAT, network mounts) have no hard links
-        shutil.copyfile(source, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+    atomic.link_or_copy(source, temporary)
     temporary.replace(target)
     temporary.unlink(missing_ok=True)  # A rename from one name of a file to another name of it does nothing.
     atomic.sync_folder(target.parent)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from saccade import checkpoint
+from saccade import atomic, checkpoint
 from saccade.checkpoint import earlier_checkpoints, link_checkpoint, load_checkpoint, save_checkpoint
 from saccade.errors import CheckpointError
 
@@ -138,7 +138,7 @@ DIES_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from saccade import checkpoint
+from saccade import atomic, checkpoint
 
 def half(state, file, save=torch.save):
     save(state, file)
@@ -180,7 +180,7 @@ def test_where_links_do_not_work_it_is_copied(tmp_path: Path, monkeypatch: pytes
     def refuse(source: Path, target: Path) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(checkpoint.os, "link", refuse)
+    monkeypatch.setattr(atomic.os, "link", refuse)
     last, kept = tmp_path / "last.pt", tmp_path / "epoch_0060.pt"
     save_checkpoint(last, {"mark": 1})
     link_checkpoint(last, kept)

@@ -105,7 +105,7 @@ def _fetch(reader: Reader, run: TrackedRun, work: Path, say: Callable[[str], Non
             file.unlink()
             continue
         if name != LAST:
-            _link(file, work / LAST)
+            atomic.link_or_copy(file, work / LAST)
         return name
     return ""
 
@@ -117,13 +117,6 @@ def _intact(file: Path) -> bool:
             return archive.testzip() is None
     except (OSError, zipfile.BadZipFile):
         return False
-
-
-def _link(file: Path, name: Path) -> None:
-    try:
-        os.link(file, name)
-    except OSError:  # No links on this file system
-        shutil.copyfile(file, name)
 
 
 def _make_state(reader: Reader, run: TrackedRun, work: Path) -> None:

@@ -7,13 +7,13 @@ inputs/ that is what a run needs to go on where its folder is not (`saccade.trac
 
 import hashlib
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from pathlib import Path
 
+from saccade import atomic
 from saccade.checksum import file_sha256
 from saccade.journal import read_journal
 from saccade.run_dir import BEST, EVALUATION, LAST, RunDir
@@ -236,10 +236,7 @@ class Uploads:
         shutil.rmtree(folder, ignore_errors=True)  # of one who was killed
         folder.mkdir()
         held = folder / source.name
-        try:
-            os.link(source, held)
-        except OSError:  # No links on this file system
-            shutil.copy2(source, held)
+        atomic.link_or_copy(source, held)
         return held
 
     def _release(self) -> None:

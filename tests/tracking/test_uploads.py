@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from saccade import atomic
 from saccade.journal import Journal
 from saccade.run_dir import RunDir, create_run
 from saccade.spec import CheckpointSpec, Spec
@@ -101,7 +102,7 @@ def test_the_same_where_there_are_no_links(tmp_path: Path, server: Any, monkeypa
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(uploads_module.os, "link", refuse)
+    monkeypatch.setattr(atomic.os, "link", refuse)
     run, _, uploads = made(tmp_path, 0)
     put(run, LAST, b"old" * 1000)
     server.meanwhile = lambda path: put(run, LAST, b"new" * 900)
