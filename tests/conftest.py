@@ -102,6 +102,17 @@ def make_toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with MLflow's tables, which take seconds to make: for a test to copy."""
+    from saccade.tracking.address import local_uri
+    from saccade.tracking.store import Store
+
+    folder = tmp_path_factory.mktemp("store")
+    Store(local_uri(folder), folder)
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
 def saccade(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

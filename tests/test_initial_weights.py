@@ -21,19 +21,15 @@ from saccade.runner import main
 from saccade.spec import Spec
 from saccade.spec_reader import parse_spec, read_spec
 
-SPEC = """
+OWN = """
 name: small
 data: {{root: {root}, dataset: toy}}
-clip: {{frames: 4, size: 16, eval_crop: 40}}
-saccade: {{focus_num: 2}}
-encoder: {{width: 4}}
-contrast: {{num_negatives: 8, projection_dim: 8}}
 prototypes: {{num_clusters: []}}
 pretrain: {{epochs: 2, batch_size: 4, schedule: cosine}}
 evaluation: {{retrieval: {{clips: 2, topk: [1, 5]}}}}
-engine: {{device: cpu, precision: fp32, workers: 0, threads: 1}}
 tracking: {{log_every_steps: 1}}
 """
+SPEC = (Path(__file__).parent / "small_spec.yaml").read_text() + OWN
 
 
 @pytest.fixture(scope="module")

@@ -22,20 +22,16 @@ from saccade.supervisor import supervise
 TRAINER = Path(__file__).parent / "trainer_that_dies.py"
 KILLED = -9
 
-SPEC = """
+OWN = """
 name: resume
 data: {{root: {root}, dataset: toy}}
-clip: {{frames: 4, size: 16, eval_crop: 40}}
-saccade: {{focus_num: 2}}
-encoder: {{width: 4}}
-contrast: {{num_negatives: 8, projection_dim: 8}}
 prototypes: {{num_clusters: [3, 4], warmup_epoch: 1, every_epochs: 2, iterations: 3, restarts: 2}}
 pretrain: {{epochs: 4, batch_size: 4, schedule: cosine}}
 evaluation: {{retrieval: {{clips: 2, topk: [1, 5]}}}}
 checkpoint: {{every_steps: 3, keep_every_epochs: 2}}
-engine: {{device: cpu, precision: fp32, workers: 0, threads: 1}}
 tracking: {{log_every_steps: 3}}
 """
+SPEC = (Path(__file__).parent / "small_spec.yaml").read_text() + OWN
 CLASSIFIERS = [
     *("pretrain.epochs=1", "prototypes.num_clusters=[]", "evaluation.retrieval.baselines=false"),
     # The release's probe, whose encoder changes too; 16 videos in batches of 4, so 8 steps.

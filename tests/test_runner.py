@@ -18,19 +18,15 @@ from saccade.journal import read_journal
 from saccade.run_dir import RunDir
 from saccade.runner import main
 
-SPEC = """
+OWN = """
 name: small
 data: {{root: {root}, dataset: toy}}
-clip: {{frames: 4, size: 16, eval_crop: 40}}
-saccade: {{focus_num: 2}}
-encoder: {{width: 4}}
-contrast: {{num_negatives: 8, projection_dim: 8}}
 prototypes: {{num_clusters: []}}
 pretrain: {{epochs: 2, batch_size: 4, schedule: cosine}}
 evaluation: {{retrieval: {{clips: 1, topk: [1, 5], baselines: false}}}}
-engine: {{device: cpu, precision: fp32, workers: 0, threads: 1}}
 tracking: {{log_every_steps: 1}}
 """
+SPEC = (Path(__file__).parent / "small_spec.yaml").read_text() + OWN
 
 
 @pytest.fixture(scope="module")

@@ -32,14 +32,6 @@ STUB = Path(__file__).with_name("trainer_stub.py")
 Action = list[Any]
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite store with its tables, which take seconds to make."""
-    folder = tmp_path_factory.mktemp("store")
-    Store(local_uri(folder), folder)
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def root(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -247,19 +247,15 @@ class TestInterruptions:
             packed(dataset, DECODED)
 
 
-SPEC = """
+OWN = """
 name: packed
 data: {{root: {root}, dataset: toy}}
-clip: {{frames: 4, size: 16, eval_crop: 40}}
-saccade: {{focus_num: 2}}
-encoder: {{width: 4}}
-contrast: {{num_negatives: 8, projection_dim: 8}}
 prototypes: {{num_clusters: []}}
 pretrain: {{epochs: 1, batch_size: 4, schedule: cosine}}
 evaluation: {{retrieval: {{enabled: false}}}}
 tracking: {{log_every_steps: 1}}
-engine: {{device: cpu, precision: fp32, workers: 0, threads: 1}}
 """
+SPEC = (Path(__file__).parent.parent / "small_spec.yaml").read_text() + OWN
 
 
 class TestUse:

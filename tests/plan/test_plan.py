@@ -18,22 +18,18 @@ from saccade.spec_reader import dump_spec, read_spec
 
 Saccade = Callable[..., tuple[int, str, str]]
 
-SPEC = """
+OWN = """
 name: tiny
 data: {{root: {root}, dataset: toy}}
-clip: {{frames: 4, size: 16, eval_crop: 40}}
-saccade: {{focus_num: 2}}
-encoder: {{width: 4}}
-contrast: {{num_negatives: 8, projection_dim: 8}}
 prototypes: {{num_clusters: [3, 4], warmup_epoch: 1, every_epochs: 1, iterations: 3, restarts: 2}}
 pretrain: {{epochs: 3, batch_size: 4, decay_epochs: []}}
 evaluation:
   retrieval: {{clips: 2, topk: [1, 2], batch_size: 4}}
   linear_probe: {{enabled: true, epochs: 2, batch_size: 4, decay_epochs: [], clips: 2}}
 checkpoint: {{keep_every_epochs: 2, final_epochs: 0}}
-engine: {{device: cpu, precision: fp32, threads: 1, workers: 0}}
 tracking: {{log_every_steps: 1}}
 """
+SPEC = (Path(__file__).parent.parent / "small_spec.yaml").read_text() + OWN
 
 
 @pytest.fixture(scope="module")

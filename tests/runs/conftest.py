@@ -15,7 +15,6 @@ from saccade.runs.find import all_runs, find_run
 from saccade.runs.record import RunRecord
 from saccade.spec_reader import parse_spec
 from saccade.tracking.address import local_uri
-from saccade.tracking.store import Store
 from saccade.tracking.sync import sync_run
 
 from ..tracking.conftest import Door, Ui, door, server, ui  # noqa: F401 - fixtures, and types for their users
@@ -64,19 +63,11 @@ def make(root: Path) -> Callable[..., RunDir]:
     return run
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file with MLflow's tables, which take seconds to make."""
-    file = tmp_path_factory.mktemp("database") / "mlflow.db"
-    Store(f"sqlite:///{file}", file.parent)
-    return file
-
-
 @pytest.fixture
-def database(root: Path, empty_database: Path) -> str:
+def database(root: Path, empty_store: Path) -> str:
     """Address of the SQLite file that runs in `root` are tracked in when nothing is configured."""
     root.mkdir()
-    shutil.copyfile(empty_database, root / "mlflow.db")
+    shutil.copyfile(empty_store, root / "mlflow.db")
     return local_uri(root)
 
 

@@ -86,12 +86,12 @@ def test_an_old_server(root: Path, old_server: str, monkeypatch: pytest.MonkeyPa
     assert f"{old_server}: this MLflow server is version 2.9.2, and 3.0 or newer is needed" in said(root, "x")
 
 
-def test_a_database_of_an_old_version(root: Path, empty_database: Path) -> None:
+def test_a_database_of_an_old_version(root: Path, empty_store: Path) -> None:
     import sqlite3
 
     copy = root / "mlflow.db"
     root.mkdir()
-    shutil.copyfile(empty_database, copy)
+    shutil.copyfile(empty_store, copy)
     with sqlite3.connect(copy) as database:
         database.execute("UPDATE alembic_version SET version_num = '97727af70f4d'")
     database.close()

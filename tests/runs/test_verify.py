@@ -33,19 +33,15 @@ Make = Callable[..., RunDir]
 Command = Callable[..., tuple[int, str, str]]
 NAN, INF = math.nan, math.inf
 
-SPEC = """
+OWN = """
 name: tiny
 data: {{root: {root}, dataset: toy}}
-clip: {{frames: 4, size: 16, eval_crop: 40}}
-saccade: {{focus_num: 2}}
-encoder: {{width: 4}}
-contrast: {{num_negatives: 8, projection_dim: 8}}
 prototypes: {{num_clusters: []}}
 pretrain: {{epochs: 1, batch_size: 4, schedule: cosine}}
 evaluation: {{retrieval: {{clips: 2, topk: [1, 5], baselines: false}}}}
-engine: {{device: cpu, precision: fp32, workers: 0, threads: 1}}
 tracking: {{log_every_steps: 1}}
 """
+SPEC = (Path(__file__).parent.parent / "small_spec.yaml").read_text() + OWN
 
 
 # Where two runs first differ -----------------------------------------------------------------------------------------

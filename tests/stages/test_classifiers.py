@@ -17,22 +17,18 @@ from saccade.evaluation import classifier as classifier_module
 from saccade.journal import read_journal
 from saccade.runner import main
 
-SPEC = """
+OWN = """
 name: small
 data: {{root: {root}, dataset: toy}}
-clip: {{frames: 4, size: 16, eval_crop: 40}}
-saccade: {{focus_num: 2}}
-encoder: {{width: 4}}
-contrast: {{num_negatives: 8, projection_dim: 8}}
 prototypes: {{num_clusters: []}}
 pretrain: {{epochs: 1, batch_size: 4, schedule: cosine}}
 evaluation:
   retrieval: {{enabled: false}}
   linear_probe: {{epochs: 3, batch_size: 4, decay_epochs: [2], clips: 3}}
   finetune: {{epochs: 2, batch_size: 4, decay_epochs: [], clips: 2}}
-engine: {{device: cpu, precision: fp32, workers: 0, threads: 1}}
 tracking: {{log_every_steps: 2}}
 """
+SPEC = (Path(__file__).parent.parent / "small_spec.yaml").read_text() + OWN
 PROBE, FINETUNE = "evaluation.linear_probe", "evaluation.finetune"
 
 

@@ -17,20 +17,16 @@ from saccade.runner import main
 from saccade.stages import pretraining, retrieval, validation
 from saccade.stages.run import BEST, LAST
 
-SPEC = """
+OWN = """
 name: small
 data: {{root: {root}, dataset: toy, validation: ["*_c02"]}}
-clip: {{frames: 4, size: 16, eval_crop: 40}}
-saccade: {{focus_num: 2}}
-encoder: {{width: 4}}
-contrast: {{num_negatives: 8, projection_dim: 8}}
 prototypes: {{num_clusters: [3], warmup_epoch: 2, every_epochs: 1, iterations: 2, restarts: 1}}
 pretrain: {{epochs: 4, batch_size: 4, schedule: step, decay_epochs: []}}
 evaluation: {{retrieval: {{clips: 2, topk: [1, 5], baselines: false}}}}
 checkpoint: {{every_epochs: 3}}
-engine: {{device: cpu, precision: fp32, workers: 0, threads: 1}}
 tracking: {{log_every_steps: 1}}
 """
+SPEC = (Path(__file__).parent.parent / "small_spec.yaml").read_text() + OWN
 EVERY = "evaluation.retrieval.validate_every_epochs"
 Make = Callable[..., Path]
 

@@ -19,9 +19,6 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from saccade.tracking.address import local_uri
-from saccade.tracking.store import Store
-
 TRAINER = Path(__file__).with_name("cheap_trainer.py")
 EXPERIMENT = """\
 name: toy
@@ -119,14 +116,6 @@ def empty_books(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("books") / "sweeps.db"
     RDBStorage(f"sqlite:///{file}").engine.dispose()
     return file
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with MLflow's tables, which take longer."""
-    folder = tmp_path_factory.mktemp("store")
-    Store(local_uri(folder), folder)
-    return folder / "mlflow.db"
 
 
 @pytest.fixture

@@ -29,20 +29,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*"),
 ]
 TESTS = Path(__file__).parent.parent
-SPEC = """
+OWN = """
 name: restore
 data: {{root: {root}, dataset: toy, validation: ["*_c02"]}}
-clip: {{frames: 4, size: 16, eval_crop: 40}}
-saccade: {{focus_num: 2}}
-encoder: {{width: 4}}
-contrast: {{num_negatives: 8, projection_dim: 8}}
 prototypes: {{num_clusters: []}}
 pretrain: {{epochs: 4, batch_size: 4, schedule: cosine}}
 evaluation: {{retrieval: {{clips: 1, topk: [1, 5], baselines: false, validate_every_epochs: 1}}}}
 checkpoint: {{track_every_minutes: 0, keep_every_epochs: 2, final_epochs: 0}}
-engine: {{device: cpu, precision: fp32, workers: 0, threads: 1}}
 tracking: {{log_every_steps: 1, experiment: tests, system_metrics_sec: 1}}
 """
+SPEC = (TESTS / "small_spec.yaml").read_text() + OWN
 
 
 def points(path: Path) -> list[tuple[str, int, float]]:
