@@ -146,6 +146,13 @@ class Uploads:
         return True
 
     def _send(self, store: Store, path: str) -> _Step:
+        try:
+            return self._send_readable(store, path)
+        except PermissionError as error:
+            # Unlike a full disk this does not pass by itself, and all that comes after would wait for it for ever.
+            raise RefusedError(f"{error.filename or path} cannot be read or held: {error.strerror}") from None
+
+    def _send_readable(self, store: Store, path: str) -> _Step:
         if path == MODEL_FOLDER:
             self._upload_model(store)
             self._register_model(store)

@@ -1,5 +1,6 @@
 """Which files go, when, in what order, and that what arrives is what a moment's file was."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from saccade import atomic
+from saccade.checksum import file_sha256
 from saccade.journal import Journal
 from saccade.run_dir import RunDir, create_run
 from saccade.spec import CheckpointSpec, Spec
@@ -147,6 +149,28 @@ def test_an_outage_in_the_middle_of_a_folder_leaves_none_of_its_files_out(
     all_sent(uploads, server)
     assert sorted(server.order) == [f"{name}/{number}.txt" for name in "abcd" for number in range(3)]
     assert state.pending == []
+
+
+def test_a_file_that_may_not_be_read_is_refused_and_holds_nothing_up(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, state, _ = made(tmp_path)
+    refused: dict[str, str] = {}
+    uploads = Uploads(run, state, lambda _: None, refused.update)
+    for name in ("secret.txt", "open.txt"):
+        put(run, name, b"x")
+
+    def denied(path: Path) -> str:  # chmod means nothing to root
+        if path.name == "secret.txt":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return file_sha256(path)
+
+    monkeypatch.setattr(uploads_module, "file_sha256", denied)
+    uploads.add(["secret.txt", "open.txt"])
+    all_sent(uploads, server)
+    assert server.files == {"open.txt": b"x"}
+    assert state.pending == []
+    assert refused == {"file secret.txt": f"{run.path / 'secret.txt'} cannot be read or held: Permission denied"}
 
 
 def test_the_journal_goes_before_a_checkpoint(tmp_path: Path, server: Any, clock: Clock) -> None:
