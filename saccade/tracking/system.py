@@ -137,7 +137,7 @@ class _Machine:
         used = sum(now - self._cpu_sec.get(process, 0.0) for process, now in seconds.items())
         elapsed = time.monotonic() - self._at
         self._cpu_sec, self._at = seconds, self._at + elapsed
-        if not seconds:
+        if not memory:  # It has ended, and at most waits to be taken note of.
             return {}
         return {
             "system/trainer_cpu_percentage": 100 * used / elapsed,

@@ -105,6 +105,15 @@ def test_samples_count_on_and_a_torn_one_goes(sample: Callable[..., list[dict[st
     assert not any("trainer" in name for name in sample(process.pid, 1)[-1]["values"])
 
 
+def test_of_a_process_that_has_ended_and_is_not_waited_for_nothing_is_said(
+    sample: Callable[..., list[dict[str, Any]]],
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert not any("trainer" in name for name in sample(process.pid, 1)[-1]["values"])
+
+
 class Nvml(SimpleNamespace):
     """Three GPUs, of which the second does not know its power."""
 
