@@ -14,6 +14,7 @@ from saccade.errors import RunError
 from saccade.provenance import redact, strip_credentials
 from saccade.tracking.address import is_server, resolve_uri, run_link, sqlite_file
 from saccade.tracking.store import RUN_ID_TAG, DeniedError, GoneError, Store, TrackingError, line, translated
+from saccade.tracking.study import STUDY_RUN
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -142,7 +143,7 @@ class Reader:
                     order_by=["attributes.start_time DESC"],
                     page_token=token,
                 )
-                found += [self._run(run) for run in page]
+                found += [run for run in map(self._run, page) if not run.run_id.startswith(STUDY_RUN)]
                 token = page.token
                 if not token:
                     break
@@ -181,6 +182,11 @@ class Reader:
         if run.info.lifecycle_stage == "deleted":
             raise NotARunError(f"{self.uri}: the MLflow run {mlflow_id} was deleted; restore it there")
         found = self._run(run)
+        if found.run_id.startswith(STUDY_RUN):
+            raise NotARunError(
+                f"{self.uri}: the MLflow run {mlflow_id} is that of the study '{found.name}'; see it with `saccade "
+                "sweep status`, or give the id of one of its trials' runs"
+            )
         if not found.run_id:
             raise NotARunError(
                 f"{self.uri}: the MLflow run {mlflow_id} ('{found.name}' in experiment '{found.experiment}') is not "

@@ -10,10 +10,12 @@ from saccade.tracking.note import note
 from saccade.tracking.store import PARENT_TAG, RUN_ID_TAG, Point, Store, translated
 from saccade.tracking.views import sweep_view, write_views
 
-__all__ = ["STUDY_TAG", "StudyRun", "TrialRun", "TrialState"]
+__all__ = ["STUDY_RUN", "STUDY_TAG", "StudyRun", "TrialRun", "TrialState"]
 
 STUDY_TAG = "optuna.study_id"
 """Tag of the study's own run and of all runs of its trials."""
+STUDY_RUN = "study-"
+"""How the id of a study's own run begins: it has no spec and no folder, so it is in no list of runs."""
 _PAGE = 1000
 
 
@@ -59,7 +61,7 @@ class StudyRun:
         self._experiment_id = self._store.open_experiment(experiment)
         self.mlflow_run_id = self._store.open_run(
             self._experiment_id,
-            f"study-{study_id}",
+            f"{STUDY_RUN}{study_id}",
             name=name,
             start_ms=time.time_ns() // 1_000_000,
             tags={**tags, STUDY_TAG: study_id},

@@ -12,6 +12,7 @@ from saccade.errors import RunError
 from saccade.run_dir import RunDir
 from saccade.runs.find import all_runs, find_run, tracked_run
 from saccade.tracking.store import Store
+from saccade.tracking.study import StudyRun
 
 from .conftest import Door, Ui, check_all_names, rows, said, seeds_of
 
@@ -70,6 +71,16 @@ def test_a_run_of_something_else(root: Path, server: str, monkeypatch: pytest.Mo
     client.delete_run(foreign)
     assert said(root, foreign) == f"{server}: the MLflow run {foreign} was deleted; restore it there"
     assert "no run" in said(root, "0" * 32)
+
+
+def test_the_run_of_a_study_is_none_of_its_trials(root: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = StudyRun(server, root, "of a study", study_id="lr-1", name="lr", tags={})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    assert all_runs(root, experiment="of a study") == []
+    assert said(root, study.mlflow_run_id).startswith(
+        f"{server}: the MLflow run {study.mlflow_run_id} is that of the study 'lr'; see it with `saccade sweep status`"
+    )
+    assert "no run 'lr'" in said(root, "lr")
 
 
 def test_a_deleted_artifact(root: Path, make: Make, ship: Ship, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
