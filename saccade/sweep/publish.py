@@ -46,6 +46,7 @@ class Publisher:
         self._uri, self._say = uri, say
         self._run: StudyRun | None = None
         self._shown: object = None
+        self._unwritten = False
         self.away = False
         """The server has not answered the last time."""
         self.view = ""
@@ -100,7 +101,13 @@ class Publisher:
         if status is None and key == self._shown:
             return now
         self._shown = key
-        files = self._write(now)
+        try:
+            files = self._write(now)
+        except OSError as error:  # a full disk, say: the trials are the study's, not these files
+            self._shown, files = None, []
+            self._note_files(error)
+        else:
+            self._note_files(None)
         try:
             if self._try_open():
                 self._send(now, files, status)
@@ -125,12 +132,20 @@ class Publisher:
         for trial in now.best[:1]:
             tags |= {"best.trial": str(trial.number), "best.runs": " ".join(trial.user_attrs.get(RUNS, []))}
             tags |= {f"best.{key}": str(value) for key, value in trial.params.items()}
-        text = (self._folder / "summary.md").read_text(encoding="utf-8")
+        text = summary(self._sweep, now, [name for name in files if name.startswith("figures/")], self.confirmed)
         self._run.log(_points(self._sweep, now), tags, text)
         self._run.correct(_wanted(now))
         self._run.upload(self._folder, files)
         if status is not None:
             self._run.end(status)
+
+    def _note_files(self, error: OSError | None) -> None:
+        if error is not None and not self._unwritten:
+            why = error.strerror or error
+            self._say(f"sweep: {self._folder}: cannot be written ({why}); the study goes on, its files come later")
+        if error is None and self._unwritten:
+            self._say(f"sweep: {self._folder} is written again")
+        self._unwritten = error is not None
 
     def _note(self, error: TrackingError | None) -> None:
         if error is not None and not self.away:

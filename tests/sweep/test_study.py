@@ -122,3 +122,15 @@ def test_ctrl_c_stops_in_good_order_and_the_same_command_goes_on(
     for trial in trials:
         assert epochs(trial) == [1, 2, 3, 4, 5, 6]  # none done twice
         assert len(trial.user_attrs["runs"]) == 1
+
+
+def test_a_folder_that_takes_no_files_costs_no_trial(
+    write_sweep: Callable[..., Path], tracked_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("runs/sweeps/try")
+    folder.mkdir(parents=True)
+    (folder / "figures").write_text("in the way")
+    assert drive(write_sweep(1), [], Path("runs"), command=COMMAND) == 0
+    said = capfd.readouterr().err
+    assert said.count("runs/sweeps/try: cannot be written (File exists); the study goes on") == 1
+    assert [run.info.status for run in tracked(tracked_folder / "runs")] == ["FINISHED"] * 2
