@@ -35,9 +35,9 @@ class GazeParameters:
     """Cells along each side of the grid."""
     seed: int
     """Of the place and speed that the gaze begins with."""
-    min_frames: int
+    min_frames: int = 3
     """Shorter stays in a cell are no fixations."""
-    fps: float
+    fps: float = 25.0
     """Frames in a second."""
 
 

@@ -15,7 +15,7 @@ from saccade.datasets.parallel import in_processes
 from saccade.errors import DataError
 from saccade.progress import progress
 
-__all__ = ["ScanpathReport", "compute_scanpaths", "read_parameters"]
+__all__ = ["ScanpathReport", "compute_scanpaths", "read_parameters", "scanpath_jobs"]
 
 _MARKER = "scanpaths.json"
 """In the folder of the rows: what they were made with."""
@@ -139,6 +139,33 @@ def _compute(
     return well, broken
 
 
+def scanpath_jobs(
+    dataset: Path, videos: Sequence[str], parameters: GazeParameters, *, overwrite: bool = False
+) -> list[GazeJob]:
+    """Make the folder for the rows of some videos, or see that it is there with rows of the same parameters.
+
+    Args:
+        dataset: The dataset's folder, `<root>/<dataset>`.
+        videos: Their names.
+        parameters: What the rows are made with.
+        overwrite: Replace rows made with other parameters, or by others.
+
+    Returns:
+        What is left to do, for `saccade.datasets.gaze_jobs`.
+
+    Raises:
+        DataError: The folder holds other rows, or cannot be written to.
+    """
+    folder = dataset / scanpath_folder(parameters.grid_num)
+    _claim(folder, parameters, overwrite=overwrite)
+    targets = {name: folder / f"{name}.txt" for name in videos}
+    return [
+        GazeJob(dataset / FRAMES_FOLDER / name, target, parameters)
+        for name, target in targets.items()
+        if not target.exists()
+    ]
+
+
 def compute_scanpaths(
     dataset: Path,
     *,
@@ -173,13 +200,7 @@ def compute_scanpaths(
     parameters = GazeParameters(grid_num, seed, min_frames, float(fps))
     _check(parameters, device)
     names = _videos(dataset) if videos is None else videos
-    folder = dataset / scanpath_folder(grid_num)
-    _claim(folder, parameters, overwrite=overwrite)
-    jobs = [
-        GazeJob(dataset / FRAMES_FOLDER / name, folder / f"{name}.txt", parameters)
-        for name in names
-        if not (folder / f"{name}.txt").exists()
-    ]
+    jobs = scanpath_jobs(dataset, names, parameters, overwrite=overwrite)
     done = len(names) - len(jobs)
     well, broken = _compute(jobs, done=done, device=device, workers=workers)
     if broken:
@@ -187,7 +208,7 @@ def compute_scanpaths(
         more = f"; {len(others)} more videos are broken" if others else ""
         raise DataError(f"{first}{more}; all other videos have their rows, run the same again for these")
     return ScanpathReport(
-        folder=folder,
+        folder=dataset / scanpath_folder(grid_num),
         written=len(well),
         already_there=done,
         frames=sum(outcome.frames for outcome in well),

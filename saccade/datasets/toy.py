@@ -19,10 +19,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from saccade.datasets.gaze_jobs import GazeJob, GazeParameters, write_gaze
 from saccade.datasets.layout import FRAMES_FOLDER, SPLIT_FOLDER
 from saccade.datasets.marker import read_marker
 from saccade.datasets.parallel import in_processes
-from saccade.datasets.scanpaths import compute_scanpaths
+from saccade.datasets.scanpaths import scanpath_jobs
 from saccade.datasets.toy_motion import MOTIONS, draw_trajectory
 from saccade.datasets.toy_scene import Scene, draw_scene, paint
 from saccade.errors import DataError
@@ -102,15 +103,22 @@ def _render(plan: _Plan, parameters: _Parameters) -> Iterator[npt.NDArray[np.uin
     rng = generator(parameters.seed, "toy video", plan.scene, plan.label, plan.clip)
     path = draw_trajectory(MOTIONS[plan.label], rng, frames=parameters.frames, height=height)
     for frame in range(parameters.frames):
-        yield np.rint(np.clip(paint(scene, path, frame)[..., ::-1], 0, 1) * 255).astype(np.uint8)
+        picture = cv2.convertScaleAbs(paint(scene, path, frame), alpha=255)  # rounded, and no more than 255
+        yield np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), np.uint8)
 
 
-def _write_video(plan: _Plan, folder: Path, parameters: _Parameters) -> None:
+def _write_video(task: tuple[_Plan, GazeJob | None], folder: Path, parameters: _Parameters) -> None:
+    """Draw a video, and compute its scanpath rows if there is a job for them."""
+    plan, gaze = task
     target = folder / FRAMES_FOLDER / plan.name
     target.mkdir()
     for number, frame in enumerate(_render(plan, parameters), start=1):
         _, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        (target / f"{number:06d}.jpg").write_bytes(data.tobytes())
+        (target / f"{number:06d}.jpg").write_bytes(data.data)
+    # From the files, as the rows of any other videos.
+    outcome = write_gaze(gaze) if gaze is not None else None
+    if outcome is not None and outcome.fault is not None:
+        raise DataError(outcome.fault)
 
 
 def _write_split(folder: Path, plans: list[_Plan]) -> None:
@@ -165,20 +173,18 @@ def _write_all(plans: list[_Plan], folder: Path, parameters: _Parameters, worker
     for name in (FRAMES_FOLDER, SPLIT_FOLDER):
         (folder / name).mkdir(parents=True)
     (folder / _MARKER).write_text(json.dumps(asdict(parameters), indent=2) + "\n", encoding="utf-8")
+    _write_split(folder, plans)
+    # Nobody looks where the eye rests in a test video.
+    looked_at = [plan.name for plan in plans if plan.train]
+    jobs = scanpath_jobs(folder, looked_at, GazeParameters(parameters.grid_num, parameters.seed))
+    gazes = {job.frames.name: job for job in jobs}
+    tasks = [(plan, gazes.get(plan.name)) for plan in plans]
+    # Frames and rows in one go, for starting workers takes a second.
     work = in_processes(
-        partial(_write_video, folder=folder, parameters=parameters), plans, workers=workers, doing="drawing videos"
+        partial(_write_video, folder=folder, parameters=parameters), tasks, workers=workers, doing="drawing videos"
     )
     for _ in progress(work, desc="toy videos", unit="video", total=len(plans)):
         pass
-    _write_split(folder, plans)
-    compute_scanpaths(
-        folder,
-        videos=[plan.name for plan in plans if plan.train],  # nobody looks where the eye rests in a test video
-        grid_num=parameters.grid_num,
-        seed=parameters.seed,
-        device="cpu",
-        workers=workers,
-    )
 
 
 def write_toy(

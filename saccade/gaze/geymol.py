@@ -93,9 +93,11 @@ class Field:
         flat = maps.reshape(MAPS, -1)
         highest = flat.argmax(1)
         self._peaks: Maps = flat[np.arange(MAPS), highest]
-        self._peak_rows, self._peak_columns = np.divmod(highest, self._width)
-        self._whole: Maps | None = None
+        self._peak_places = [divmod(place, self._width) for place in highest.tolist()]
+        # A gaze goes on by fractions of a pixel, so that most of what it asks for in a frame has been asked for before.
         self._known: dict[tuple[int, int], tuple[float, float]] = {}
+        self._known_salience: dict[bytes, Maps] = {}
+        self._known_columns: dict[tuple[int, int, int], Maps] = {}
 
     def acceleration(self, row: float, column: float) -> tuple[float, float]:
         """The pull on a gaze at a place, px / frame ** 2; the same all over a pixel, as in the release."""
@@ -115,17 +117,26 @@ class Field:
     def _salience(self, row: int, column: int) -> Maps:
         """All maps in one, `[h, w]`: each divided by its maximum within the window, and weighted."""
         half = self._half
-        away = (abs(self._peak_rows - row) > half) | (abs(self._peak_columns - column) > half)
-        if not away.any():
-            # The frame's maxima are the window's, as they mostly are.
-            if self._whole is None:
-                self._whole = self._weighted(self._peaks)
-            return self._whole
-        peaks = self._peaks.copy()
-        for number in np.flatnonzero(away):
-            window = self._maps[number, max(row - half, 0) : row + half + 1, max(column - half, 0) : column + half + 1]
-            peaks[number] = window.max()
-        return self._weighted(peaks)
+        top, bottom = max(row - half, 0), min(row + half + 1, self._height)
+        left, right = max(column - half, 0), column + half + 1
+        peaks = self._peaks
+        # Maps whose highest value lies outside the window
+        others = [n for n, at in enumerate(self._peak_places) if abs(at[0] - row) > half or abs(at[1] - column) > half]
+        if others:
+            peaks = peaks.copy()
+            for number in others:
+                peaks[number] = self._columns(number, top, bottom)[left:right].max()
+        key = peaks.tobytes()
+        if key not in self._known_salience:
+            self._known_salience[key] = self._weighted(peaks)
+        return self._known_salience[key]
+
+    def _columns(self, number: int, top: int, bottom: int) -> Maps:
+        """The highest value of each column of a map within the rows [top, bottom), `[w]`."""
+        key = number, top, bottom
+        if key not in self._known_columns:
+            self._known_columns[key] = self._maps[number, top:bottom].max(0)
+        return self._known_columns[key]
 
     def _weighted(self, peaks: Maps) -> Maps:
         weights = np.divide(ALPHA, peaks, out=np.zeros_like(peaks), where=peaks != 0)

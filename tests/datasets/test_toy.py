@@ -29,7 +29,7 @@ TINY = {"train_per_class": 1, "test_per_class": 1, "frames": 6, "height": 32, "w
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     root = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "compute_scanpaths", lambda *_, **__: None)  # slow, and tested apart
+        patch.setattr(module, "scanpath_jobs", lambda *_, **__: [])  # slow, and tested apart
         write_toy(root, **SMALL)
     return load_dataset(root, "toy", split=1, grid_num=7, scanpaths=False, min_frames=16)
 
