@@ -13,7 +13,7 @@ from saccade.datasets.layout import Dataset, load_dataset
 from saccade.engine.device import Machine
 from saccade.errors import SpecError
 from saccade.learner import Learner, initial_memory
-from saccade.models.encoder import build_encoder
+from saccade.models.encoder import Encoder, build_encoder
 from saccade.models.heads import Projection, PropagationHead
 from saccade.pretrain import PretrainTimetable, Recipe
 from saccade.prototypes import Prototypes, fit_prototypes
@@ -28,6 +28,7 @@ __all__ = [
     "build_even_clips",
     "build_fixation_clips",
     "build_learner",
+    "build_networks",
     "build_random_clip",
     "build_recipe",
     "build_timetable",
@@ -94,24 +95,30 @@ def build_random_clip(spec: Spec, seed: int) -> RandomClip:
     )
 
 
-def build_learner(spec: Spec, num_videos: int, machine: Machine) -> Learner:
-    """Networks, memory and optimiser as they are before the first step, the same on every device."""
+def build_networks(spec: Spec, machine: Machine) -> tuple[Encoder, Projection, PropagationHead | None]:
+    """Encoder and heads with their random weights, the same on every device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(spec.seed, "weights"))
         encoder = build_encoder(spec.encoder.name, width=spec.encoder.width)
         projection = Projection(encoder.feature_dim, spec.contrast.projection_dim)
         channels = encoder.level_channels[spec.consistency.level]
         propagation = PropagationHead(channels) if spec.consistency.weight else None
-    memory = initial_memory(
-        num_videos * spec.saccade.focus_num if spec.pretrain.epochs else 0,
-        encoder.feature_dim,
-        torch.Generator().manual_seed(derive_seed(spec.seed, "memory")),
-    )
     for module in (encoder, projection, propagation):
         if module is not None:
             module.to(machine.device)
     # Channels last: convolutions are about 1.4 times faster on CPUs, and what tensor cores want.
     encoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return encoder, projection, propagation
+
+
+def build_learner(spec: Spec, num_videos: int, machine: Machine) -> Learner:
+    """Networks, memory and optimiser as they are before the first step, the same on every device."""
+    encoder, projection, propagation = build_networks(spec, machine)
+    memory = initial_memory(
+        num_videos * spec.saccade.focus_num if spec.pretrain.epochs else 0,
+        encoder.feature_dim,
+        torch.Generator().manual_seed(derive_seed(spec.seed, "memory")),
+    )
     networks = [*encoder.parameters(), *(propagation.parameters() if propagation else ())]
     optimizer = _build_optimizer(spec, networks, list(projection.parameters()), machine)
     return Learner(encoder, projection, propagation, memory, optimizer, machine.device)

@@ -23,7 +23,7 @@ from saccade.spec_reader import read_spec
 from saccade.stages.classifiers import plan_classifiers, run_classifiers
 from saccade.stages.pictures import draw_training_clips
 from saccade.stages.pretraining import export_encoder, run_last_validation, run_pretraining
-from saccade.stages.retrieval import run_baselines, run_retrieval
+from saccade.stages.retrieval import run_retrieval
 from saccade.stages.run import LAST, Best, Run, Saved, check_digest, load_saved
 from saccade.tracking.shipping_state import attempted_offset
 
@@ -60,13 +60,11 @@ def execute(run: Run, saved: Saved) -> None:
         run.learner.load_state_dict(saved.pretraining["learner"])
         if "best" in saved.pretraining:  # not in one from before there were validations
             run.best = Best(**saved.pretraining["best"])
-    elif saved.evaluation is None:
-        run.begin("baselines")
-        run_baselines(run)
-        draw_training_clips(run)
     else:
         run.take_weights()
     run.begin("pretrain")
+    if saved.pretraining is None and saved.evaluation is None:
+        draw_training_clips(run)
     run_pretraining(run)
     export_encoder(run)
     if saved.evaluation is None:

@@ -214,7 +214,7 @@ def test_made_small_it_runs_from_spec_to_report(
 
     events = [event for event, _ in read_journal(run.journal)]
     stages = [event["name"] for event in events if event["kind"] == "stage"]
-    assert stages == ["baselines", "pretrain", "evaluate", "report"]
+    assert stages == ["pretrain", "evaluate", "report"]
     assert events[-1]["kind"] == "end"
     assert events[-1]["status"] == "finished"
     check_metrics(points(run.path), spec)

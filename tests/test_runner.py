@@ -14,9 +14,13 @@ import torch
 
 from saccade import pretrain, runner
 from saccade.checkpoint import load_checkpoint, save_checkpoint
-from saccade.journal import read_journal
+from saccade.engine.stop import StopRequest
+from saccade.journal import Journal, read_journal
 from saccade.run_dir import RunDir
 from saccade.runner import main
+from saccade.spec_reader import read_spec
+from saccade.stages import retrieval
+from saccade.stages.run import Run
 
 OWN = """
 name: small
@@ -293,3 +297,18 @@ def test_a_broken_frame_stops_the_run_with_its_name(
     frame.write_bytes(frame.read_bytes()[:200])
     folder = make("engine.workers=1", "evaluation.retrieval.enabled=false", root=tmp_path / "data")
     assert f"{frame}: this frame is cut off or no JPEG (200 bytes)" in mistake(folder, capfd)
+
+
+def test_the_random_encoder_is_the_one_that_training_started_from(make: Make) -> None:
+    folder = make()
+    with Journal.open(folder / "journal.jsonl", mark=None, attempted=0) as journal:
+        run = Run(read_spec(folder / "spec.yaml"), folder, journal, StopRequest())
+        clips = torch.rand(2, 3, 4, 16, 16)
+        run.learner.train(False)
+        before = retrieval.current_encoder(run)(clips, None)
+        with torch.no_grad():
+            for parameter in (*run.learner.encoder.parameters(), *run.learner.projection.parameters()):
+                parameter.mul_(1.5)
+        run.learner.train()
+        assert not torch.allclose(retrieval.current_encoder(run)(clips, None), before)
+        assert torch.equal(retrieval._initial_encoder(run, given=False)(clips, None), before)

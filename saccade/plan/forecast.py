@@ -1,7 +1,7 @@
 """From measured pieces to a whole run: how often each comes, how loading and work overlap, what stays on the disk."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from saccade import builders
 from saccade.plan.measured import Measured, Piece
@@ -152,10 +152,11 @@ class _Reckoning:
         gain = self.measured.workers_gain
         return EpochForecast(count * piece.load_sec / gain, count * piece.work_sec, count * self._batch(piece))
 
-    def _video(self, clips: int) -> float:
-        """Seconds of a video in a pass of that many clips each."""
+    def _video(self, clips: int, encoders: int = 1) -> float:
+        """Seconds of a video in a pass of that many clips each, which are read once for all encoders."""
         piece = self.measured.passes[clips]
-        return self._batch(piece) / piece.videos
+        work = replace(piece, work_sec=encoders * piece.work_sec, work_cpu_sec=encoders * piece.work_cpu_sec)
+        return self._batch(work) / piece.videos
 
     def stages(
         self, timetable: PretrainTimetable, clusterings: Sequence[int], tasks: Sequence[Task], weights: bool
@@ -165,9 +166,6 @@ class _Reckoning:
         tested = videos["train"] + videos["test"]
         validated = videos["train"] + videos["validation"]
         stages = [Stage("start", self.measured.start_sec, "imports, reading of the dataset, networks")]
-        if retrieval.enabled and retrieval.baselines:
-            passes = 1 + bool(weights and timetable.epochs)
-            stages.append(self._pass_stage("baselines", retrieval.clips, passes * tested))
         stages += self._pretraining(timetable, clusterings)
         within = sum(map(timetable.validates_after, range(1, timetable.epochs + 1)))
         if within:
@@ -175,12 +173,15 @@ class _Reckoning:
         if retrieval.validate_every_epochs is not None or (retrieval.enabled and videos["validation"]):
             stages.append(self._pass_stage("last validation", retrieval.clips, validated))
         if retrieval.enabled:
-            stages.append(self._pass_stage("test retrieval", retrieval.clips, tested))
+            # The random encoder and the given weights look at the same clips; bare pixels take no time.
+            encoders = 1 + (1 + bool(weights and timetable.epochs) if retrieval.baselines else 0)
+            stages.append(self._pass_stage("test retrieval", retrieval.clips, tested, encoders))
         stages.append(Stage("pictures", self.measured.pictures_sec, "of the data and of what is found"))
         return stages + [self._classifier(task, task.settings) for task in tasks]
 
-    def _pass_stage(self, name: str, clips: int, videos: int) -> Stage:
-        return Stage(name, videos * self._video(clips), f"{videos} videos of {clips} clips each")
+    def _pass_stage(self, name: str, clips: int, videos: int, encoders: int = 1) -> Stage:
+        each = f" for each of {encoders} encoders" if encoders > 1 else ""
+        return Stage(name, videos * self._video(clips, encoders), f"{videos} videos of {clips} clips each{each}")
 
     def _pretraining(self, timetable: PretrainTimetable, clusterings: Sequence[int]) -> list[Stage]:
         measured = self.measured

@@ -20,7 +20,8 @@ def validate(run: Run) -> None:
     validation comes again, with the same outcome.
     """
     step = run.learner.step
-    (found,) = score_retrieval(run, run.data.validation, {"val": current_encoder(run)}, desc="validation")
+    (found,) = score_retrieval(run, run.data.validation, [current_encoder(run)], desc="validation")
+    run.journal.metrics(found.metrics("val"), step)
     if found.hits[1] > run.best.score:
         run.best = Best(step, found.hits[1])
         if (run.folder / LAST).exists():  # not in a run of no epochs

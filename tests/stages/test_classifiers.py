@@ -79,7 +79,7 @@ def test_both_protocols_from_spec_to_report(make: Make, capfd: pytest.CaptureFix
     assert main([str(folder)]) == 0
     said = capfd.readouterr().err
     assert [event["name"] for event in events(folder, "stage")] == [
-        *("baselines", "pretrain", "evaluate", "linear_probe", "finetune/split1", "finetune/split2", "report"),
+        *("pretrain", "evaluate", "linear_probe", "finetune/split1", "finetune/split2", "report"),
     ]
     found = points(folder)
     # Eight training videos in batches of 4; in split 2 there are ten, and two are left over.

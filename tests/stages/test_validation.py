@@ -131,8 +131,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float], *, die_at: in
         if len(steps) == die_at:
             raise KeyboardInterrupt
         value = scores[run.learner.step // 2 - 1]
-        run.journal.metrics({"val/retrieval_top1": value}, run.learner.step)
-        return [SimpleNamespace(hits={1: value})]
+        return [SimpleNamespace(hits={1: value}, metrics=lambda prefix: {f"{prefix}/retrieval_top1": value})]
 
     monkeypatch.setattr(validation, "score_retrieval", score)
     return steps
