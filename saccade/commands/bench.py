@@ -37,3 +37,19 @@ def scanpath(
 
     report = bench_scanpath(frames, rounds=rounds)
     typer.echo(report.as_json() if as_json else str(report))
+
+
+@app.command()
+def tracking(
+    rounds: Rounds = 7,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the server.")] = 1,
+    database: Annotated[
+        str | None, typer.Option(metavar="URL", help="Database of the server; default: an SQLite file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a logged step waits for, beside MLflow's client in the training loop; and the server's times and memory."""
+    from saccade.bench.tracking import bench_tracking
+
+    report = bench_tracking(rounds=rounds, workers=workers, database=database)
+    typer.echo(report.as_json() if as_json else str(report))
