@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -28,10 +27,7 @@ from saccade.run_dir import create_run
 from saccade.spec import Spec
 from saccade.tracking.shipment import Shipment
 from saccade.tracking.shipping_state import ShippingState
-from saccade.tracking.store import quiet_client
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from saccade.tracking.store import Point, Store
 
 __all__ = ["bench_tracking"]
 
@@ -63,7 +59,7 @@ def bench_tracking(*, rounds: int = 7, workers: int = 1, database: str | None = 
         memory = _memory_mb(server)
         report.rows += _of_a_step(Path(folder), address, rounds, steps)
         report.rows.append(_of_the_supervisor(Path(folder), address, rounds, steps))
-        report.rows += _of_the_server(address, server, rounds, steps)
+        report.rows += _of_the_server(Path(folder), address, server, rounds, steps)
         found = {"after its start": memory, "after all calls": _memory_mb(server)}
         report.rows += [_row("the server's memory (PSS)", name, [value], "MB") for name, value in found.items()]
     return report
@@ -78,7 +74,7 @@ def _of_a_step(folder: Path, address: str, rounds: int, steps: int) -> list[Row]
     """Time that a logged step waits for, and the least that a step of the quickstart takes."""
     values = dict.fromkeys(_NAMES, 0.5)
     file = f"sqlite:///{folder / 'direct.db'}"
-    calls = [_client_log(uri) for uri in (address, file)]
+    calls = [_client_log(uri, folder) for uri in (address, file)]
     journal = Journal.open(folder / "journal.jsonl", mark=None, attempted=0)
     calls.append(journal.metrics)
     found: list[list[float]] = [[] for _ in calls]
@@ -100,24 +96,19 @@ def _of_a_step(folder: Path, address: str, rounds: int, steps: int) -> list[Row]
     ]
 
 
-def _client_log(uri: str) -> Callable[[dict[str, float], int], object]:
+def _client_log(uri: str, folder: Path) -> Callable[[dict[str, float], int], object]:
     """What a training loop would call without us: all metrics of a step in one request."""
-    from mlflow.entities import Metric
-
-    client = _client(uri)
-    run_id = client.create_run(client.create_experiment(f"steps {time.time_ns()}")).info.run_id
+    store, run_id = _new_run(uri, folder, "steps")
 
     def log(values: dict[str, float], step: int) -> None:
-        client.log_batch(run_id, [Metric(name, value, step, step) for name, value in values.items()])
+        store.log(run_id, [Point(name, value, step, step) for name, value in values.items()], {})
 
     return log
 
 
-def _client(uri: str) -> "MlflowClient":
-    quiet_client()
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
+def _new_run(uri: str, folder: Path, what: str) -> tuple[Store, str]:
+    store = Store(uri, folder)
+    return store, store.client.create_run(store.open_experiment(f"{what} {time.time_ns()}")).info.run_id
 
 
 def _forward_backward_ms() -> float:
@@ -146,19 +137,17 @@ def _of_the_supervisor(folder: Path, address: str, rounds: int, steps: int) -> R
     return _row("the supervisor, beside training", "CPU time of a logged step", times[1:], "ms")
 
 
-def _of_the_server(address: str, server: psutil.Process, rounds: int, calls: int) -> list[Row]:
-    from mlflow.entities import Metric
-
-    client = _client(address)
-    run_id = client.create_run(client.create_experiment(f"calls {time.time_ns()}")).info.run_id
+def _of_the_server(folder: Path, address: str, server: psutil.Process, rounds: int, calls: int) -> list[Row]:
+    store, run_id = _new_run(address, folder, "calls")
+    log_metric = store.client.log_metric
     one, batch, cpu = [], [], []
     for turn in range(rounds + 1):
         steps = range(turn * calls, (turn + 1) * calls)
         began = _cpu_sec(server)
-        times = [_wall_ms(lambda step=step: client.log_metric(run_id, "loss", 0.5, step, step)) for step in steps]  # type: ignore[misc]
+        times = [_wall_ms(lambda step=step: log_metric(run_id, "loss", 0.5, step, step)) for step in steps]  # type: ignore[misc]
         cpu.append(1e3 * (_cpu_sec(server) - began) / calls)
-        points = [Metric("batch", 0.5, step, step) for step in range(1000 * turn, 1000 * (turn + 1))]
-        batch.append(_wall_ms(lambda points=points: client.log_batch(run_id, points)))  # type: ignore[misc]
+        points = [Point("batch", 0.5, step, step) for step in range(1000 * turn, 1000 * (turn + 1))]
+        batch.append(_wall_ms(lambda points=points: store.log(run_id, points, {})))  # type: ignore[misc]
         one += times[_WARM_UP:] if not turn else times
     group = "the server, one call"
     return [
