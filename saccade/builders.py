@@ -10,6 +10,7 @@ from torch import nn
 
 from saccade.datasets.clips import EvenClips, FirstViews, RandomClip, TrainingViews
 from saccade.datasets.layout import Dataset, load_dataset
+from saccade.engine.batch_norm import joined_batch_norm
 from saccade.engine.device import Machine
 from saccade.errors import SpecError
 from saccade.learner import Learner, initial_memory
@@ -119,6 +120,7 @@ def build_learner(spec: Spec, num_videos: int, machine: Machine) -> Learner:
         encoder.feature_dim,
         torch.Generator().manual_seed(derive_seed(spec.seed, "memory")),
     )
+    encoder = joined_batch_norm(encoder, machine.device)
     networks = [*encoder.parameters(), *(propagation.parameters() if propagation else ())]
     optimizer = _build_optimizer(spec, networks, list(projection.parameters()), machine)
     return Learner(encoder, projection, propagation, memory, optimizer, machine.device)
@@ -138,6 +140,7 @@ def build_recipe(spec: Spec) -> Recipe:
     """Numbers of the losses."""
     return Recipe(
         seed=spec.seed,
+        accumulation_steps=spec.pretrain.accumulation_steps,
         clip_size=spec.clip.size,
         focus_num=spec.saccade.focus_num,
         focus_level=spec.saccade.focus_level,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saccade.datasets.clips import Item, VideoClips, make_loader, render
+from saccade.engine import ranks
 from saccade.engine.stop import StopRequest
 from saccade.progress import progress
 
@@ -28,7 +29,7 @@ def extract_features(
     epoch: int = 0,
     normalised: bool = True,
 ) -> npt.NDArray[np.float32]:
-    """Encode every clip of every video, the last partial batch included.
+    """Encode every clip of every video, the last partial batch included; each process of the run encodes some batches.
 
     Args:
         dataset: The videos and the clips of each.
@@ -43,16 +44,28 @@ def extract_features(
         normalised: Give the clips ImageNet's mean and deviation, and not values in [0, 1].
 
     Returns:
-        `[N, V, D]`: N videos in the dataset's order, V clips each.
+        `[N, V, D]`: N videos in the dataset's order, V clips each; the same in every process.
     """
     items = [Item(epoch, index) for index in range(len(dataset))]
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+    rounds = [batches[start : start + ranks.size()] for start in range(0, len(batches), ranks.size())]
+    # In the last round a process for which nothing is left does one that another does too.
+    own = [each[min(ranks.rank(), len(each) - 1)] for each in rounds]
     rows = []
     with progress(desc=desc, unit="video", total=len(items)) as bar:
-        for samples in make_loader(dataset, batches, workers):
+        for samples, done in zip(make_loader(dataset, own, workers), rounds, strict=True):
             clips, masks = render(samples, size=clip_size, device=device, normalised=normalised)
             features = encode(clips, masks).float()
-            rows.append(features.view(len(samples), -1, features.shape[-1]).cpu().numpy())
-            bar.update(len(samples))
-            stop.check()
-    return np.concatenate(rows)
+            rows.append(features.view(len(samples), -1, features.shape[-1]).cpu())
+            bar.update(sum(map(len, done)))
+            if ranks.asked_to_stop(stop):
+                stop.check()
+    return _of_all(torch.cat(rows), len(rounds), batch_size)[: len(items)].numpy()
+
+
+def _of_all(rows: Tensor, rounds: int, batch_size: int) -> Tensor:
+    """Features of all processes' batches in their order, from those of this one's; at the end may come some again."""
+    if ranks.size() == 1:
+        return rows
+    missing = rounds * batch_size - len(rows)  # Only the very last batch may be shorter than the others.
+    return ranks.whole(torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]), parts=rounds)

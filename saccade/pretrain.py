@@ -1,4 +1,7 @@
-"""Pre-training: the method, one page. Shapes: B videos, F fixations each, V = 2F clips each, M = B * V."""
+"""Pre-training: the method, one page. Shapes: B videos, F fixations each, V = 2F clips each, M = B * V.
+
+With several processes each has its share of the batch (`saccade.engine.ranks`), which `share` and `whole` are about.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -7,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saccade.datasets.clips import Sample, render
+from saccade.engine import ranks
 from saccade.engine.clock import Clock
 from saccade.engine.device import Machine
 from saccade.engine.stop import StopRequest
@@ -27,6 +31,7 @@ class Recipe:
     """Numbers of the losses; fields are explained in `spec.py`."""
 
     seed: int
+    accumulation_steps: int
     clip_size: int
     focus_num: int
     focus_level: int
@@ -76,7 +81,7 @@ def pretrain(
     """Train from `learner.step` to the end of the timetable.
 
     Args:
-        batches: Samples of each remaining step.
+        batches: Samples of each remaining step, this process's share of them.
         cluster: Makes and records the prototypes after an epoch.
         validate: Scores the encoder between two epochs, changing nothing that is trained.
         save: Writes a checkpoint after an epoch, or within it.
@@ -104,14 +109,14 @@ def pretrain(
 
             learner.step = step
             learner.means.add(metrics)
-            clock.clips += len(clips)
+            clock.clips += len(clips) * ranks.size()
             bar.update()
             if timetable.logs(step):
                 values = learner.means.take()
                 bar.set_postfix(epoch=epoch, loss=f"{values['pretrain/loss']:.3f}", refresh=False)
                 speed = {f"perf/{name}": value for name, value in clock.take().items()}
                 journal.metrics({**values, "optim/learning_rate": rate, "epoch": epoch, **speed}, step)
-            leaving = stop.requested  # Read once: a request that comes while saving is for the step after this one.
+            leaving = ranks.asked_to_stop(stop)  # A request that comes while saving is for the step after this one.
             if timetable.saves(step) or leaving:
                 save(epoch)
             if leaving:
@@ -121,33 +126,58 @@ def pretrain(
 def training_step(
     learner: Learner, recipe: Recipe, clips: Tensor, masks: Tensor | None, videos: Tensor, machine: Machine
 ) -> dict[str, Tensor]:
-    """One optimiser step on a batch, and the memory's update; returns what is logged.
+    """One optimiser step on a batch, and the memory's update; returns what is logged, means over the whole batch.
 
     Args:
         clips: Normalised clips, `[M, 3, T, H, W]`: for each video its F first views, then its F second views.
         masks: Their fixation masks, `[M, 1, H, W]`.
         videos: Position of each video in the training list, `[B]`.
     """
-    fixations = torch.arange(recipe.focus_num, device=videos.device).repeat(2)
-    slots = (videos[:, None] * recipe.focus_num + fixations).flatten()
-    loss, metrics, features = training_losses(learner, recipe, clips, masks, slots, machine)
-    if not torch.isfinite(loss):
-        parts = ", ".join(f"{name} = {value.item():.4g}" for name, value in metrics.items() if "loss" in name)
+    fixations, parts = torch.arange(recipe.focus_num, device=videos.device).repeat(2), recipe.accumulation_steps
+    slots = ranks.whole((videos[:, None] * recipe.focus_num + fixations).flatten(), parts)
+    learner.optimizer.zero_grad(set_to_none=True)
+    logged, features = [], []
+    pieces = zip(clips.chunk(parts), [None] * parts if masks is None else masks.chunk(parts), strict=True)
+    for part, (some_clips, their_masks) in enumerate(pieces):
+        loss, metrics, pooled = training_losses(learner, recipe, some_clips, their_masks, slots, machine, part)
+        (loss / parts).backward()  # type: ignore[no-untyped-call]
+        logged.append(metrics)
+        features.append(pooled)
+    metrics = ranks.mean(_means(logged))
+    if not torch.isfinite(metrics["pretrain/loss"]):
+        losses = ", ".join(f"{name} = {value.item():.4g}" for name, value in metrics.items() if "loss" in name)
         raise RunError(
-            f"step {learner.step + 1}: the loss is not finite ({parts}); the last checkpoint is from before. "
+            f"step {learner.step + 1}: the loss is not finite ({losses}); the last checkpoint is from before. "
             "Try a lower pretrain.learning_rate, or engine.precision=fp32"
         )
-    learner.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    ranks.average_gradients(parameter for group in learner.optimizer.param_groups for parameter in group["params"])
     learner.optimizer.step()
-    learner.memory[slots] = updated_slots(learner.memory[slots], slots, features, momentum=recipe.memory_momentum)
+    whole = ranks.whole(torch.cat(features), parts)
+    learner.memory[slots] = updated_slots(learner.memory[slots], slots, whole, momentum=recipe.memory_momentum)
     return metrics
 
 
 def training_losses(
-    learner: Learner, recipe: Recipe, clips: Tensor, masks: Tensor | None, slots: Tensor, machine: Machine
+    learner: Learner,
+    recipe: Recipe,
+    clips: Tensor,
+    masks: Tensor | None,
+    slots: Tensor,
+    machine: Machine,
+    part: int = 0,
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """The sum of the three losses, each part by its metric's name, and the pooled features `[M, C]`."""
+    """The sum of the three losses of a part of a batch.
+
+    Args:
+        clips: Of this process in this part, `[R, 3, T, H, W]`.
+        masks: Their fixation masks, `[R, 1, H, W]`.
+        slots: Memory slots of the whole batch's clips, `[M]`.
+        part: Number of the part.
+
+    Returns:
+        The loss, each term by its metric's name, and the pooled features `[R, C]`.
+    """
+    own_slots = ranks.own_rows(slots, part, recipe.accumulation_steps)
     with machine.autocast():
         features, maps = learner.encoder.forward_levels(
             clips, masks, mask_level=recipe.focus_level, level=recipe.consistency_level
@@ -155,7 +185,7 @@ def training_losses(
     features = features.float()
     projected = learner.projection(features)
 
-    rows, own, negatives = _memory_rows(learner, recipe, slots)
+    rows, own, negatives = _memory_rows(learner, recipe, slots, part)
     projected_memory = learner.projection(learner.memory if rows is None else learner.memory[rows])
     contrast, probability = saccade_contrast_loss(
         projected, projected_memory, own, negatives, temperature=recipe.temperature
@@ -177,7 +207,7 @@ def training_losses(
 
     if learner.targets:
         scores = [
-            prototype_loss(projected, centroids, density, assignment[slots], _candidates(learner, recipe, i, slots))
+            prototype_loss(projected, centroids, density, assignment[own_slots], _candidates(learner, recipe, i, slots))
             for i, (assignment, centroids, density) in enumerate(learner.targets)
         ]
         prototype = torch.stack([score[0] for score in scores]).mean()
@@ -187,19 +217,25 @@ def training_losses(
     return loss, {"pretrain/loss": loss, **metrics}, features.detach()
 
 
-def _memory_rows(learner: Learner, recipe: Recipe, slots: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Draw the negatives; memory rows in use (None: all), and where own slots and negatives are among them."""
+def _memory_rows(
+    learner: Learner, recipe: Recipe, slots: Tensor, part: int = 0
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Draw the negatives of a batch; memory rows in use (None: all), and where own slots and negatives are among them.
+
+    They are drawn for the whole batch, so that a clip has the same whichever process it is in.
+    """
     drawn = torch.randint(
         len(learner.memory), (len(slots), recipe.num_negatives), generator=_generator(recipe, "negatives", learner.step)
-    ).to(slots.device)
+    )
+    own, drawn = (ranks.own_rows(each, part, recipe.accumulation_steps) for each in (slots, drawn.to(slots.device)))
     if len(learner.memory) <= drawn.numel():  # nearly every row is drawn: projecting all beats finding out which
-        return None, slots, drawn
-    rows, places = torch.unique(torch.cat([slots[:, None], drawn], dim=1), return_inverse=True)
+        return None, own, drawn
+    rows, places = torch.unique(torch.cat([own[:, None], drawn], dim=1), return_inverse=True)
     return rows, places[:, 0], places[:, 1:]
 
 
 def _candidates(learner: Learner, recipe: Recipe, clustering: int, slots: Tensor) -> Tensor:
-    """Prototypes in the loss, booleans `[P]`: the batch's own, and up to `num_negatives` drawn from the others."""
+    """Prototypes in the loss, booleans `[P]`: the whole batch's own, and up to `num_negatives` of the others, drawn."""
     assignment, centroids, _ = learner.targets[clustering]
     own = assignment[slots]
     order = torch.rand(len(centroids), generator=_generator(recipe, "prototypes", learner.step, clustering))
@@ -216,6 +252,12 @@ def _join_views(maps: Tensor, focus_num: int) -> tuple[Tensor, Tensor]:
     _, c, *thw = maps.shape
     views = maps.reshape(-1, 2, focus_num, c, *thw).transpose(2, 3).flatten(3)
     return views[:, 0], views[:, 1]
+
+
+def _means(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: torch.stack([each[name].detach() for each in parts]).mean() for name in parts[0]}
 
 
 def _generator(recipe: Recipe, purpose: str, *key: int) -> torch.Generator:

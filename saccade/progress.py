@@ -45,6 +45,7 @@ def progress(
     terminal = sys.stderr.isatty() or os.environ.get(TERMINAL_VARIABLE) == "1"
     options: dict[str, Any] = {"desc": desc, "unit": f" {unit}", "total": total, "initial": initial, "smoothing": 0.1}
     options["delay"] = _SILENT_SECONDS  # what is done in a moment needs no bar
+    options["disable"] = os.environ.get("RANK", "0") != "0"  # of several processes one shows how far all are
     if terminal:
         # Written to a file that the supervisor copies to the terminal, so tqdm cannot find out the width itself.
         columns = None if sys.stderr.isatty() else int(os.environ.get("COLUMNS", "100"))

@@ -284,6 +284,7 @@ def _write_record(
         # Kept as plain values, so that a run can be shipped after the spec has grown other keys.
         "track_every_minutes": spec.checkpoint.track_every_minutes,
         "system_metrics_sec": spec.tracking.system_metrics_sec,
+        "processes": spec.engine.processes,
         "register_model": spec.tracking.register_model,
         "params": {key: _param(value) for key, value in flatten(spec).items()},
         "spec_hash": spec_hash(spec),

@@ -2,17 +2,22 @@
 
 `python -m saccade.runner RUN_DIR`, started by `saccade run`, reads RUN_DIR/spec.yaml and goes on from
 RUN_DIR/checkpoints/ when there is something. Exit codes: 0 finished, 2 a user's mistake (one line on stderr), 143
-stopped.
+stopped. Several of them, started by torchrun, train one run together (`saccade.engine.ranks`).
 """
 
 import errno
+import os
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from saccade.console import unfailing_output
 from saccade.datasets.lineage import dataset_uses
+from saccade.engine import ranks
+from saccade.engine.ranks import PEER_GONE, PeerGoneError
 from saccade.engine.stop import Stopped, StopRequest
 from saccade.errors import SaccadeError
 from saccade.evaluation.retrieval import check_gallery
@@ -32,6 +37,8 @@ __all__ = ["execute", "main"]
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _ROOM_BYTES = 1 << 20
 """Some libraries do not say why they could not write; with less than this it is plain."""
+_NOTICE_SEC = 10.0
+"""Torchrun takes a moment to find which process has ended first, and so why."""
 
 
 def execute(run: Run, saved: Saved) -> None:
@@ -45,7 +52,7 @@ def execute(run: Run, saved: Saved) -> None:
             "dataset": run.data.name,
             "dataset_digest": run.data.digest,
             "encoder": run.spec.encoder.name,
-            "device": run.machine.description,
+            "device": run.device,
         }
     )
     for split, data in ({task.split: task.data for task in classifiers} | {run.spec.data.split: run.data}).items():
@@ -53,7 +60,8 @@ def execute(run: Run, saved: Saved) -> None:
             run.journal.dataset(**asdict(use))
     if run.weights is not None:
         run.journal.tags({"weights": run.weights["given"], "weights_sha256": run.weights["sha256"]})
-    write_first_report(run.folder, run.spec, run.data)
+    if ranks.first():
+        write_first_report(run.folder, run.spec, run.data)
     run.journal.artifact("summary.md")
     if saved.pretraining is not None:
         check_digest(run.folder / LAST, saved.pretraining["dataset"], run.data)
@@ -73,7 +81,13 @@ def execute(run: Run, saved: Saved) -> None:
         run_retrieval(run)
     run_classifiers(run, classifiers, saved.evaluation)
     run.begin("report")
-    table = write_report(run.folder, run.spec, run.data, run.machine.description)
+    report(run)
+
+
+@ranks.first_only
+def report(run: Run) -> None:
+    """Write down what has come of it."""
+    table = write_report(run.folder, run.spec, run.data, run.device)
     print(f"\n{table}\n", file=sys.stderr, flush=True)
     for path in ("figures/curves.png", PREVIEWS, "summary.md"):
         if (run.folder / path).exists():
@@ -91,20 +105,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(folder: Path, stop: StopRequest) -> int:
     try:
-        spec = read_spec(folder / "spec.yaml")
-        with RunDir(folder).lock():
-            saved = load_saved(folder)
-            # Cut to where the run goes on.
-            with Journal.open(folder / "journal.jsonl", mark=saved.mark, attempted=attempted_offset(folder)) as journal:
-                try:
-                    execute(Run(spec, folder, journal, stop), saved)
-                except Stopped:
-                    journal.end("stopped")
-                    return 143
-                journal.end("finished")
-        return 0
+        ranks.join()
+        code = _attempt(folder, stop)
+        ranks.wait()  # The others are done while the first one still writes.
+        ranks.leave()
+        return code
     except SaccadeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if ranks.first_to_say():
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in _DISK and shutil.disk_usage(folder).free > _ROOM_BYTES:
@@ -115,6 +123,37 @@ def _train(folder: Path, stop: StopRequest) -> int:
             file=sys.stderr,
         )
         return 2
+    except (PeerGoneError, RuntimeError) as error:
+        # Torchrun stops the others, data workers and all, when one has ended: what they then stumble over says nothing.
+        if not isinstance(error, PeerGoneError) and not (ranks.size() > 1 and stop.requested):
+            raise
+        stop.wait(_NOTICE_SEC)
+        return PEER_GONE
+
+
+def _attempt(folder: Path, stop: StopRequest) -> int:
+    spec = read_spec(folder / "spec.yaml")
+    with RunDir(folder).lock() if ranks.first() else nullcontext():
+        saved = ranks.in_turn(lambda: load_saved(folder))
+        with _journal(folder, saved.mark) as journal:
+            try:
+                execute(Run(spec, folder, journal, stop), saved)
+            except Stopped:
+                return _end(journal, "stopped", 143)
+            return _end(journal, "finished", 0)
+
+
+def _end(journal: Journal, status: Literal["finished", "stopped"], code: int) -> int:
+    if ranks.first():
+        journal.end(status)
+    return code
+
+
+def _journal(folder: Path, mark: int | None) -> Journal:
+    """The journal, cut to where the run goes on; for all processes but the first one that goes nowhere."""
+    if ranks.first():
+        return Journal.open(folder / "journal.jsonl", mark=mark, attempted=attempted_offset(folder))
+    return Journal(os.open(os.devnull, os.O_WRONLY), {})
 
 
 if __name__ == "__main__":

@@ -178,7 +178,11 @@ class PretrainSpec(Section):
     epochs: NotNegative = 300
     """Passes over the videos; 0 evaluates encoder.weights, or the random encoder. Method: 300 (R3D), 360 (R(2+1)D)."""
     batch_size: Annotated[int, Field(ge=2)] = 16
-    """Videos in a step, each of 2 x focus_num clips; the last partial batch of an epoch is dropped. Method: 16 / 8."""
+    """Videos in a step, each of 2 x focus_num clips; the last partial batch of an epoch is dropped. Method: 16 / 8.
+    Of all processes together: `engine.processes` does not change it."""
+    accumulation_steps: Positive = 1
+    """Parts that a step computes its batch in, one after the other, their gradients added up, for batches that do not
+    fit into memory. Batch norm sees the parts, so only without it would nothing change. Method: 1."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     """Rate for the encoder. Method: 0.1."""
     projection_lr_ratio: Annotated[float, Field(ge=0)] = 0.001
@@ -300,16 +304,19 @@ class CheckpointSpec(Section):
 
 
 class EngineSpec(Section):
-    """The machine. Nothing here changes what is computed, but `precision` in the last digits."""
+    """The machine. Nothing here changes what is computed, but `precision` and `processes` in the last digits."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda when there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of convolutions and matrix products; losses are always fp32. auto: bf16 where the device has units for it."""
     workers: NotNegative = 4
-    """Processes that decode frames; 0: decode in the training process."""
+    """Processes that decode frames, for each training process; 0: decode in the training process."""
     threads: Positive | None = None
-    """Threads of the training process on the CPU; null: one per core that the process may use."""
+    """Threads of each training process on the CPU; null: one per core that the process may use, its share of them where
+    there are several."""
+    processes: Positive = 1
+    """Training processes on a machine, each with its share of every batch: one for each GPU to use, or on the CPU."""
 
 
 class TrackingSpec(Section):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from saccade.spec import ClassifierSpec, EncoderSpec, Spec
 
-__all__ = ["impossible_combinations"]
+__all__ = ["impossible_combinations", "uneven_shares"]
 
 _NOT_IN_MODEL_NAMES = "/:'\""
 """MLflow refuses the first two; quotes would end the string in which its server is asked for a name."""
@@ -29,6 +29,7 @@ def impossible_combinations(spec: Spec) -> Iterator[tuple[str, str]]:
             f"{spec.augmentation.blur_sigma_min} is above blur_sigma_max {spec.augmentation.blur_sigma_max}; lower it",
         )
     yield from _impossible_encoder(spec)
+    yield from uneven_shares(spec, spec.engine.processes)
     cells = spec.saccade.grid_num**2
     if spec.saccade.focus_num > cells:
         yield (
@@ -60,6 +61,30 @@ def _impossible_encoder(spec: Spec) -> Iterator[tuple[str, str]]:
         yield "clip.frames", f"{spec.clip.frames} are too few for s3d, which halves them three times; use at least 5"
     if name == "s3d" and spec.clip.size < 17:
         yield "clip.size", f"{spec.clip.size} is too small for s3d, which halves it five times; use at least 17"
+
+
+def uneven_shares(spec: Spec, processes: int) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, what is wrong and allowed) for batches that so many processes cannot share equally."""
+    parts = spec.pretrain.accumulation_steps
+    sizes = {
+        **({"pretrain": (spec.pretrain.batch_size, parts)} if spec.pretrain.epochs else {}),
+        **{
+            f"evaluation.{name}": (settings.batch_size, 1)
+            for name, settings in (
+                ("linear_probe", spec.evaluation.linear_probe),
+                ("finetune", spec.evaluation.finetune),
+            )
+            if settings.enabled
+        },
+    }
+    for section, (videos, steps) in sizes.items():
+        if videos % (processes * steps):
+            among = [f"{processes} processes"] * (processes > 1) + [f"{steps} accumulation_steps"] * (steps > 1)
+            yield (
+                f"{section}.batch_size",
+                f"{videos} videos cannot be divided evenly among {' x '.join(among)}; use a multiple of "
+                f"{processes * steps}",
+            )
 
 
 def _impossible_validation(spec: Spec) -> Iterator[tuple[str, str]]:

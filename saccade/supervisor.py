@@ -233,7 +233,7 @@ def _train(run: RunDir, command: Sequence[str] | None, console: Console, signals
     with open(run.log, "ab") as log:
         offset = log.tell()
         trainer = subprocess.Popen(
-            [*(command or (sys.executable, "-m", "saccade.runner")), str(run.path)],
+            [*(command or _trainer_command(run)), str(run.path)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -256,6 +256,14 @@ def _train(run: RunDir, command: Sequence[str] | None, console: Console, signals
         trainer.stdin.close()
         tail.finish()
     return code, _last_lines(run.log, offset)
+
+
+def _trainer_command(run: RunDir) -> tuple[str, ...]:
+    """One process, or torchrun with several; a run from before there could be several does not say."""
+    processes = run.record().get("processes", 1)
+    if processes == 1:
+        return (sys.executable, "-m", "saccade.runner")
+    return (sys.executable, "-m", "saccade.engine.torchrun", str(processes))
 
 
 def _sampler(run: RunDir, pid: int, console: Console) -> SystemSampler | None:

@@ -44,6 +44,10 @@ class StopRequest:
         if self.requested:
             raise Stopped(self.reason)
 
+    def wait(self, timeout_sec: float) -> None:
+        """Wait for a request, or that long."""
+        self._event.wait(timeout_sec)
+
     def request(self, reason: str) -> None:
         """Ask for a stop; the first reason stays."""
         if not self.requested:

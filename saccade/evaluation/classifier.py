@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from saccade.datasets.clips import Item, epoch_batches
 from saccade.datasets.layout import Video
+from saccade.engine import ranks
 from saccade.engine.clock import Clock
 from saccade.engine.stop import StopRequest
 from saccade.errors import RunError
@@ -151,7 +152,7 @@ def train_classifier(
     clock = Clock()
     classifier.train()
     with progress(desc=name, unit="step", total=last, initial=first) as bar:
-        for batch in clock.waiting(source.batches(items)):
+        for batch in clock.waiting(source.batches(map(ranks.share, items))):
             step = classifier.step + 1
             epoch = timetable.epoch(step)
             if timetable.tests_before(step):
@@ -166,14 +167,14 @@ def train_classifier(
 
             classifier.step = step
             classifier.means.add(metrics)
-            clock.clips += len(videos)
+            clock.clips += len(videos) * ranks.size()
             bar.update()
             if timetable.logs(step):
                 values = {**classifier.means.take(), "learning_rate": rate, "epoch": epoch}
                 bar.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}", refresh=False)
                 speed = {f"perf/{name}/{key}": value for key, value in clock.take().items()}
                 journal.metrics({**{f"{name}/{key}": value for key, value in values.items()}, **speed}, step)
-            leaving = stop.requested  # Read once: a request that comes while saving is for the step after this one.
+            leaving = ranks.asked_to_stop(stop)  # A request that comes while saving is for the step after this one.
             if timetable.saves(step) or leaving:
                 save()
             if leaving:
@@ -183,18 +184,23 @@ def train_classifier(
 def classifier_step(
     classifier: Classifier, features: Tensor, labels: Tensor, draws: torch.Generator
 ) -> dict[str, Tensor]:
-    """One optimiser step on the features `[B, C]` of videos of classes `labels` `[B]`; returns what is logged."""
+    """One optimiser step on the features `[B, C]` of videos of classes `labels` `[B]`; returns what is logged.
+
+    With several processes each has its share of the step's videos.
+    """
     logits = classifier.head(features, draws)
     loss = F.cross_entropy(logits, labels)
-    if not torch.isfinite(loss):
+    metrics = ranks.mean({"loss": loss, "accuracy": (logits.argmax(1) == labels).double().mean()})
+    if not torch.isfinite(metrics["loss"]):
         raise RunError(
             f"step {classifier.step + 1} of the classifier: the loss is not finite; the last checkpoint is from "
             "before. Try a lower learning_rate of it, or engine.precision=fp32"
         )
     classifier.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    ranks.average_gradients(parameter for group in classifier.optimizer.param_groups for parameter in group["params"])
     classifier.optimizer.step()
-    return {"loss": loss, "accuracy": (logits.argmax(1) == labels).double().mean()}
+    return metrics
 
 
 @dataclass(frozen=True)

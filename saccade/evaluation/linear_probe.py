@@ -1,5 +1,6 @@
 """Linear probe: what a linear layer makes of the frozen encoder's features."""
 
+from saccade.engine.batch_norm import joined_batch_norm
 from saccade.evaluation.classifier import Classifier, MakeOptimizer, Source
 from saccade.evaluation.clip_features import Clips, EncodedClips, StoredFeatures
 from saccade.models.encoder import Encoder
@@ -28,7 +29,8 @@ def linear_probe(
         batch_norm_training: Let the encoder's batch norm follow the training clips.
     """
     encoder.requires_grad_(False).eval()
-    head = ClassifierHead(encoder.feature_dim, classes, standardise=True).to(clips.machine.device)
+    device = clips.machine.device
+    head = joined_batch_norm(ClassifierHead(encoder.feature_dim, classes, standardise=True).to(device), device)
     groups = [{"params": list(head.parameters()), "lr_ratio": 1.0}]
     classifier = Classifier(head, encoder if batch_norm_training else None, optimizer(groups))
     if augment:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.engine import ranks
+
 __all__ = ["ClassifierHead", "Projection", "PropagationHead"]
 
 
@@ -75,7 +77,9 @@ class ClassifierHead(nn.Module):
             features = F.normalize(features, dim=1)
         features = self.bn(features)
         if self.training and self.dropout:
-            kept = torch.rand(features.shape, generator=generator) >= self.dropout
+            # For the videos of all processes, of which it is given one's.
+            draws = torch.rand(len(features) * ranks.size(), features.shape[1], generator=generator)
+            kept = ranks.own_rows(draws) >= self.dropout
             features = features * kept.to(features.device) / (1 - self.dropout)
         logits: Tensor = self.linear(features)
         return logits

@@ -14,6 +14,7 @@ from torch.optim import SGD
 from saccade import builders
 from saccade.checkpoint import save_checkpoint
 from saccade.datasets.layout import Dataset, Video
+from saccade.engine import ranks
 from saccade.errors import SpecError
 from saccade.evaluation.classifier import Classifier, ClassifierTimetable, Outcome, Source, outcome, train_classifier
 from saccade.evaluation.clip_features import Clips
@@ -139,6 +140,7 @@ class _Progress:
                 check_digest(self.path, saved["datasets"][str(task.split)], task.data)
             self.scores, self.stage, self.classifier = saved["scores"], saved["stage"], saved["classifier"]
 
+    @ranks.first_only
     def save(self, stage: str = "", classifier: Classifier | None = None) -> None:
         """Write what is done, and the classifier that is being trained."""
         state = {
@@ -262,6 +264,7 @@ def _test(classifier: Classifier, source: Source, part: str, videos: Sequence[Vi
     return outcome(logits.view(len(videos), -1, logits.shape[-1]).cpu().numpy(), labels_of(videos), classes)
 
 
+@ranks.first_only
 def _write_down(run: Run, task: Task, found: Outcome) -> None:
     """The per-class table and the confusion matrix of the test videos."""
     labels, classes = labels_of(task.data.test), task.data.classes
@@ -274,6 +277,7 @@ def _write_down(run: Run, task: Task, found: Outcome) -> None:
         run.journal.artifact(path)
 
 
+@ranks.first_only
 def _export(run: Run, task: Task, settings: ClassifierSpec, classifier: Classifier) -> None:
     """The classifier with its encoder, as `load_encoder` and `encoder.weights` read them."""
     description = describe(

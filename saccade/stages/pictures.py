@@ -8,6 +8,7 @@ import torch
 
 from saccade import builders
 from saccade.datasets.clips import Item, VideoClips, render
+from saccade.engine import ranks
 from saccade.evaluation.retrieval import Retrieval, labels_of
 from saccade.figures.confusion import draw_confusion
 from saccade.figures.embedding import Colouring, draw_map, on_plane, spread
@@ -27,6 +28,7 @@ _VIDEOS = 4
 """Training videos that are shown, spread over the list, which is sorted by class."""
 
 
+@ranks.first_only
 def draw_training_clips(run: Run) -> None:
     """Draw where the eye rests in some training videos, and what the encoder is going to see of them."""
     if not run.timetable.steps:
@@ -64,6 +66,7 @@ def draw_clustering(run: Run, epoch: int, prototypes: Sequence[Prototypes], fold
         draw_clusters(path, clustering, run.data.train, run.data.classes, saccade.focus_num, places)
 
 
+@ranks.first_only
 def draw_retrieval(run: Run, found: Retrieval) -> None:
     """What the test videos have found: neighbours, mistakes, and all videos on a map."""
     data, figures = run.data, run.folder / "figures"

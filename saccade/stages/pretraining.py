@@ -10,6 +10,7 @@ from saccade import builders
 from saccade.checkpoint import link_checkpoint, save_checkpoint
 from saccade.clustering import cluster_metrics, write_clustering
 from saccade.datasets.clips import VideoClips, epoch_batches, make_loader
+from saccade.engine import ranks
 from saccade.models.export import save_encoder
 from saccade.pretrain import pretrain
 from saccade.prototypes import Prototypes
@@ -35,6 +36,7 @@ def run_pretraining(run: Run) -> None:
     if run.learner.step >= run.timetable.steps:
         return
     views = VideoClips(run.data.train, builders.build_training_views(run.spec))
+    recipe = builders.build_recipe(run.spec)
     batches = epoch_batches(
         len(run.data.train),
         run.spec.pretrain.batch_size,
@@ -44,9 +46,11 @@ def run_pretraining(run: Run) -> None:
     )
     pretrain(
         run.learner,
-        builders.build_recipe(run.spec),
+        recipe,
         run.timetable,
-        make_loader(views, batches, run.spec.engine.workers),
+        make_loader(
+            views, (ranks.share(batch, recipe.accumulation_steps) for batch in batches), run.spec.engine.workers
+        ),
         machine=run.machine,
         cluster=lambda epoch: _cluster(run, epoch),
         validate=lambda: validate(run),
@@ -67,8 +71,9 @@ def _cluster(run: Run, epoch: int) -> tuple[Prototypes, ...]:
         desc=f"clustering after epoch {epoch}",
         epoch=epoch,
     )
-    prototypes = builders.fit(run.spec, features.reshape(-1, features.shape[-1]))
-    record_clustering(run, epoch, prototypes)
+    prototypes = ranks.from_first(lambda: builders.fit(run.spec, features.reshape(-1, features.shape[-1])))
+    if ranks.first():
+        record_clustering(run, epoch, prototypes)
     return prototypes
 
 
@@ -94,6 +99,7 @@ def record_clustering(run: Run, epoch: int, prototypes: tuple[Prototypes, ...]) 
     return folder
 
 
+@ranks.first_only
 def _save(run: Run, epoch: int) -> None:
     """Write the rolling checkpoint, and keep it where the spec says so."""
     write_last(run, epoch)
@@ -103,6 +109,7 @@ def _save(run: Run, epoch: int) -> None:
         run.journal.artifact(kept)
 
 
+@ranks.first_only
 def write_last(run: Run, epoch: int) -> None:
     """Write the rolling checkpoint."""
     state = {
@@ -125,6 +132,7 @@ def run_last_validation(run: Run) -> None:
         write_last(run, run.timetable.epochs)
 
 
+@ranks.first_only
 def export_encoder(run: Run) -> None:
     """Write the encoder for others to load."""
     save_encoder(

@@ -1,5 +1,6 @@
 """What the stages of a run share: its spec, its folder, its videos, what is trained, and where it goes on."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from saccade import builders
@@ -22,9 +24,10 @@ from saccade.checkpoint import (
 )
 from saccade.datasets.clips import ClipChooser, VideoClips
 from saccade.datasets.layout import Dataset, Video
+from saccade.engine import ranks
 from saccade.engine.device import pick_machine
 from saccade.engine.stop import StopRequest
-from saccade.errors import CheckpointError
+from saccade.errors import CheckpointError, SpecError
 from saccade.features import extract_features
 from saccade.initial_weights import initial_weights_file, read_record
 from saccade.journal import Journal
@@ -32,6 +35,7 @@ from saccade.models.export import load_weights
 from saccade.models.heads import Projection
 from saccade.run_dir import BEST, EVALUATION, LAST
 from saccade.spec import Spec
+from saccade.spec_checks import uneven_shares
 
 __all__ = ["BEST", "EVALUATION", "LAST", "Best", "Run", "Saved", "check_digest", "load_saved"]
 
@@ -63,7 +67,8 @@ class Run:
 
     def __init__(self, spec: Spec, folder: Path, journal: Journal, stop: StopRequest) -> None:
         self.spec, self.folder, self.journal, self.stop = spec, folder, journal, stop
-        self.machine = pick_machine(spec.engine.device, spec.engine.precision, spec.engine.threads)
+        self.machine = pick_machine(spec.engine.device, spec.engine.precision, spec.engine.threads or own_cores())
+        _check_processes(spec, self.machine.device)
         self.data = builders.build_dataset(spec)
         self.timetable = builders.build_timetable(spec, len(self.data.train))
         self.learner = builders.build_learner(spec, len(self.data.train), self.machine)
@@ -85,7 +90,14 @@ class Run:
     def begin(self, stage: str) -> None:
         """Say what the run does from now on."""
         self.journal.stage(stage)
-        print(f"saccade: {stage}", file=sys.stderr, flush=True)
+        if ranks.first():
+            print(f"saccade: {stage}", file=sys.stderr, flush=True)
+
+    @property
+    def device(self) -> str:
+        """What computes, for people."""
+        count, one = ranks.size(), self.machine.description
+        return one if count == 1 else f"{count} processes, each on {one}"
 
     def extract(
         self,
@@ -110,6 +122,21 @@ class Run:
             desc=desc,
             epoch=epoch,
             normalised=normalised,
+        )
+
+
+def own_cores() -> int | None:
+    """Cores for each of several processes on this machine; None: there is one, which is free to take all."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks.local_size()) if ranks.size() > 1 else None
+
+
+def _check_processes(spec: Spec, device: torch.device) -> None:
+    for path, fault in uneven_shares(spec, ranks.size()):  # Machines count too, of which the spec knows nothing.
+        raise SpecError(f"{path}: {fault}")
+    if device.type == "cuda" and ranks.local_size() > torch.cuda.device_count():
+        raise SpecError(
+            f"engine.processes: {ranks.local_size()} need as many GPUs, and PyTorch sees {torch.cuda.device_count()}; "
+            "lower it, or look at CUDA_VISIBLE_DEVICES"
         )
 
 

@@ -5,6 +5,7 @@ them. Nothing that is trained changes, and no random number is drawn that traini
 """
 
 from saccade.checkpoint import link_checkpoint
+from saccade.engine import ranks
 from saccade.stages.retrieval import current_encoder, score_retrieval
 from saccade.stages.run import BEST, LAST, Best, Run
 
@@ -24,7 +25,12 @@ def validate(run: Run) -> None:
     run.journal.metrics(found.metrics("val"), step)
     if found.hits[1] > run.best.score:
         run.best = Best(step, found.hits[1])
-        if (run.folder / LAST).exists():  # not in a run of no epochs
-            link_checkpoint(run.folder / LAST, run.folder / BEST)
-            run.journal.artifact(BEST)
+        _keep(run)
     run.journal.metrics({BEST_METRIC: run.best.score}, step)
+
+
+@ranks.first_only
+def _keep(run: Run) -> None:
+    if (run.folder / LAST).exists():  # not in a run of no epochs
+        link_checkpoint(run.folder / LAST, run.folder / BEST)
+        run.journal.artifact(BEST)
