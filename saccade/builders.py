@@ -229,8 +229,8 @@ def keeps(spec: Spec, epoch: int) -> bool:
     )
 
 
-def fit(spec: Spec, features: npt.NDArray[np.float32]) -> tuple[Prototypes, ...]:
-    """One clustering of the features of all fixations `[N * F, D]` for each entry of `num_clusters`."""
+def fit(spec: Spec, features: npt.NDArray[np.float32], device: torch.device) -> tuple[Prototypes, ...]:
+    """One clustering of the features of all fixations `[N * F, D]` for each of `num_clusters`, made on `device`."""
     settings = spec.prototypes
     return tuple(
         fit_prototypes(
@@ -245,3 +245,5 @@ def fit(spec: Spec, features: npt.NDArray[np.float32]) -> tuple[Prototypes, ...]
         )
         for position, num_clusters in enumerate(settings.num_clusters)
     )
+            seeding=settings.seeding,
+            device=device,

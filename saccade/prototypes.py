@@ -1,21 +1,29 @@
-"""Prototypes: faiss k-means over the features of all fixations, with the density of each cluster.
+"""Prototypes: k-means over the features of all fixations, with the density of each cluster.
 
 Source: Lai et al. 2023 (see losses.py); prototypes and densities after PCL, Li et al., 2021, arXiv:2005.04966.
 """
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from saccade.errors import SpecError
+from saccade.kmeans import KMeans, assign_all, fit_kmeans, nearest_on, with_distances
+from saccade.rng import generator
 
-__all__ = ["Prototypes", "cluster_density", "fit_prototypes", "kmeans_on_gpu"]
+__all__ = ["Prototypes", "cluster_density", "fit_prototypes", "k_means_starts"]
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
+_CPU = torch.device("cpu")
+_MANY_CLUSTERS = 1000
+"""From here on one start of k-means++ was better than five random ones; with few clusters, starts differ by more."""
 _DENSITY_SMOOTHING = 10
 _DENSITY_PERCENTILES = (10, 90)
 
@@ -75,10 +83,12 @@ def fit_prototypes(
     *,
     seed: int,
     temperature: float,
+    seeding: str = "auto",
     iterations: int = 20,
-    restarts: int = 5,
+    restarts: int | None = None,
     max_points_per_centroid: int = 1000,
     min_points_per_centroid: int = 10,
+    device: torch.device = _CPU,
 ) -> Prototypes:
     """Cluster `features` by k-means and measure the clusters.
 
@@ -87,48 +97,93 @@ def fit_prototypes(
         num_clusters: K, at most N.
         seed: Of the initial centroids and the sample.
         temperature: Mean of the densities.
-        iterations: Of each restart.
-        restarts: Of which the one with the smallest objective is kept.
-        max_points_per_centroid: A sample of this many points per centroid is clustered when there are more.
-        min_points_per_centroid: faiss prints a warning below this.
+        seeding: "kmeans++" (saccade.kmeans), "random", the published setting, in faiss, or "auto".
+        iterations: Of each start.
+        restarts: Starts, of which the one with the smallest objective is kept; None: 1 of kmeans++, 5 random ones.
+        max_points_per_centroid: A sample of this many points per centroid is clustered when there are more, and all
+            points go to the nearest centroid then.
+        min_points_per_centroid: faiss prints a warning below this, with random seeding.
+        device: Where to compute. On a GPU only the sample and a block of the features are held at a time.
 
     Raises:
         SpecError: When there are fewer points than clusters.
     """
-    points, dim = features.shape
+    points = len(features)
     if num_clusters > points:
         raise SpecError(
             f"prototypes.num_clusters: {num_clusters} clusters need at least as many fixations, "
             f"and there are {points} (training videos x focus_num); lower it"
         )
     features = np.ascontiguousarray(features, np.float32)
-    kmeans = faiss.Clustering(dim, num_clusters)
-    kmeans.seed, kmeans.niter, kmeans.nredo = seed, iterations, restarts
-    kmeans.max_points_per_centroid = max_points_per_centroid
-    kmeans.min_points_per_centroid = min_points_per_centroid
-    index = _flat_index(dim)
+    plus_plus, starts = k_means_starts(seeding, restarts, num_clusters)
+    if not plus_plus and (device.type == "cpu" or _faiss_has_gpu()):
+        kmeans = faiss.Clustering(features.shape[1], num_clusters)
+        kmeans.seed, kmeans.niter, kmeans.nredo = seed, iterations, starts
+        kmeans.max_points_per_centroid = max_points_per_centroid
+        kmeans.min_points_per_centroid = min_points_per_centroid
+        found = _by_faiss(features, kmeans)
+    else:
+        rng = generator(seed, "k-means sample")
+        sample = _sample(features, num_clusters * max_points_per_centroid, rng)
+        fit = fit_kmeans(
+            torch.from_numpy(sample).to(device),
+            num_clusters,
+            key=seed,
+            plus_plus=plus_plus,
+            iterations=iterations,
+            restarts=starts,
+            nearest=nearest_on(device),
+        )
+        found = fit if sample is features else assign_all(torch.from_numpy(features), fit.centroids)
+    return _measured(found, temperature)
+
+
+def k_means_starts(seeding: str, restarts: int | None, num_clusters: int) -> tuple[bool, int]:
+    """Whether k-means begins as k-means++, and how often, for the arguments of `fit_prototypes`."""
+    plus_plus = seeding == "kmeans++" or (seeding == "auto" and num_clusters >= _MANY_CLUSTERS)
+    return plus_plus, restarts or (1 if plus_plus else 5)
+
+
+def _sample(features: Floats, most: int, rng: np.random.Generator) -> Floats:
+    """All features, or a sample of them."""
+    if len(features) <= most:
+        return features
+    sampled: Floats = features[np.sort(rng.choice(len(features), most, replace=False))]
+    return sampled
+
+
+def _by_faiss(features: Floats, kmeans: faiss.Clustering) -> KMeans:
+    """The published setting."""
+    index = _flat_index(kmeans.d)
     kmeans.train(features, index)
-    squared, assignment = index.search(features, 1)
-    distance = np.sqrt(np.maximum(squared[:, 0], 0))
-    labels = assignment[:, 0].astype(np.int64)
-    density = cluster_density(distance, labels, num_clusters)
+    _, assignment = index.search(features, 1)
+    centroids = torch.from_numpy(faiss.vector_to_array(kmeans.centroids).reshape(kmeans.k, kmeans.d))
+    return with_distances(torch.from_numpy(features), centroids, torch.from_numpy(assignment[:, 0]))
+
+
+def _measured(found: KMeans, temperature: float) -> Prototypes:
+    squared, labels = found.squared.cpu().numpy(), found.labels.cpu().numpy()
+    distance = np.sqrt(squared)
+    density = cluster_density(distance, labels, len(found.centroids))
     return Prototypes(
         assignment=labels,
         distance=distance,
-        centroids=faiss.vector_to_array(kmeans.centroids).reshape(num_clusters, dim),
+        centroids=found.centroids.cpu().numpy(),
         density=_scaled(density, temperature),
         density_mean=float(density.mean()),
-        objective=float(np.square(distance, dtype=np.float64).sum()),
+        objective=float(squared.sum(dtype=np.float64)),
     )
 
 
-def kmeans_on_gpu() -> bool:
-    """Whether faiss-gpu is installed and sees a GPU."""
+def _faiss_has_gpu() -> bool:
     return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+
+
+@cache
+def _gpu_resources() -> Any:
+    return faiss.StandardGpuResources()  # a GiB and more of scratch memory: one for all clusterings
 
 
 def _flat_index(dim: int) -> faiss.Index:
     """An exact L2 index, on the GPU if it can."""
-    if kmeans_on_gpu():
-        return faiss.GpuIndexFlatL2(faiss.StandardGpuResources(), dim)
-    return faiss.IndexFlatL2(dim)
+    return faiss.GpuIndexFlatL2(_gpu_resources(), dim) if _faiss_has_gpu() else faiss.IndexFlatL2(dim)

@@ -150,7 +150,7 @@ class ConsistencySpec(Section):
 
 
 class PrototypeSpec(Section):
-    """Loss 3: faiss k-means prototypes (Li et al. 2021, arXiv:2005.04966) late in training."""
+    """Loss 3: k-means prototypes (Li et al. 2021, arXiv:2005.04966) late in training."""
 
     num_clusters: tuple[Positive, ...] = Field(default=(1500, 1500, 1500), strict=False)
     """Clusters of each k-means; an empty list turns prototypes off. Method: 1500 1500 1500 (`num_clusters`)."""
@@ -160,16 +160,20 @@ class PrototypeSpec(Section):
     """Cluster after the epochs that this number divides, but not after the last. Method: 5 (`cluster_freq`)."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Factor of this loss. Method: 1."""
+    seeding: Literal["auto", "kmeans++", "random"] = "auto"
+    """How k-means begins. random: from any points, in faiss. kmeans++: from points far apart (Arthur and Vassilvitskii,
+    2007). auto: kmeans++ from 1000 clusters on, where one start of it takes a fraction of the time of five random ones
+    for a smaller objective (docs/performance.md), else random. Method: random."""
     iterations: Positive = 20
-    """k-means iterations. Method: 20."""
-    restarts: Positive = 5
-    """k-means restarts, of which the best is kept. Method: 5."""
+    """k-means iterations of each start, fewer where nothing changes any more. Method: 20."""
+    restarts: Positive | None = None
+    """Starts of k-means, of which the best is kept; null: 1 of kmeans++, 5 random ones. Method: 5."""
     seed: Annotated[int, Field(ge=0, le=2_000_000_000)] = 1234
     """Seed of the first k-means, counted up by one for each following; faiss stores 32 bits. Method: 1234."""
     max_points_per_centroid: Positive = 1000
     """k-means trains on a sample when there are more points than this per centroid. Method: 1000."""
     min_points_per_centroid: Positive = 10
-    """faiss warns below this. Method: 10."""
+    """With random seeding, faiss warns below this. Method: 10."""
 
 
 class PretrainSpec(Section):

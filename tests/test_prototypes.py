@@ -2,11 +2,16 @@
 
 import math
 
+import faiss
 import numpy as np
 import pytest
+import torch
 
+from saccade import prototypes
 from saccade.errors import SpecError
-from saccade.prototypes import cluster_density, fit_prototypes
+from saccade.prototypes import cluster_density, fit_prototypes, k_means_starts
+
+BOTH = pytest.mark.parametrize("seeding", ["kmeans++", "random"])
 
 
 def blobs(per_cluster: int = 40, dim: int = 8, clusters: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -17,9 +22,10 @@ def blobs(per_cluster: int = 40, dim: int = 8, clusters: int = 5) -> tuple[np.nd
     return (centres[labels] + rng.normal(size=(len(labels), dim)) * spread).astype(np.float32), labels
 
 
-def test_known_clusters_are_found() -> None:
+@BOTH
+def test_known_clusters_are_found(seeding: str) -> None:
     features, labels = blobs()
-    found = fit_prototypes(features, 5, seed=1234, temperature=0.07, restarts=40)
+    found = fit_prototypes(features, 5, seed=1234, temperature=0.07, seeding=seeding, restarts=40)
     assert found.nonempty == 5
     for label in range(5):
         assert len(set(found.assignment[labels == label])) == 1
@@ -28,13 +34,14 @@ def test_known_clusters_are_found() -> None:
         np.testing.assert_allclose(found.centroids[cluster], members.mean(axis=0), rtol=1e-4, atol=1e-4)
 
 
-def test_assignment_distance_and_objective_are_those_of_the_nearest_centroid() -> None:
+@BOTH
+def test_assignment_distance_and_objective_are_those_of_the_nearest_centroid(seeding: str) -> None:
     features, _ = blobs()
-    found = fit_prototypes(features, 7, seed=3, temperature=0.07)
+    found = fit_prototypes(features, 7, seed=3, temperature=0.07, seeding=seeding)
     distances = np.linalg.norm(features[:, None] - found.centroids[None], axis=2)
     np.testing.assert_array_equal(found.assignment, distances.argmin(axis=1))
-    np.testing.assert_allclose(found.distance, distances.min(axis=1), atol=2e-2)
-    assert found.objective == pytest.approx((distances.min(axis=1) ** 2).sum(), rel=1e-3)
+    np.testing.assert_allclose(found.distance, distances.min(axis=1), rtol=1e-4)
+    assert found.objective == pytest.approx((distances.min(axis=1) ** 2).sum(), rel=1e-5)
 
 
 def test_density_equals_the_formula() -> None:
@@ -61,14 +68,17 @@ def test_densities_are_scaled_to_the_temperature() -> None:
     assert found.density_mean == pytest.approx(raw.mean())
 
 
-def test_points_without_spread_get_the_temperature() -> None:
+@BOTH
+def test_points_without_spread_get_the_temperature(seeding: str) -> None:
     features = np.eye(4, dtype=np.float32)
-    assert fit_prototypes(features, 4, seed=0, temperature=0.07).density == pytest.approx([0.07] * 4)
+    found = fit_prototypes(features, 4, seed=0, temperature=0.07, seeding=seeding)
+    assert found.density == pytest.approx([0.07] * 4)
 
 
-def test_the_same_seed_gives_the_same_bytes() -> None:
+@BOTH
+def test_the_same_seed_gives_the_same_bytes(seeding: str) -> None:
     features, _ = blobs()
-    first, second = (fit_prototypes(features, 9, seed=5, temperature=0.07) for _ in range(2))
+    first, second = (fit_prototypes(features, 9, seed=5, temperature=0.07, seeding=seeding) for _ in range(2))
     np.testing.assert_array_equal(first.centroids, second.centroids)
     np.testing.assert_array_equal(first.assignment, second.assignment)
 
@@ -78,3 +88,60 @@ def test_more_clusters_than_points_is_refused() -> None:
         SpecError, match=r"num_clusters: 300 clusters need at least as many fixations, and there are 200"
     ):
         fit_prototypes(blobs()[0], 300, seed=0, temperature=0.07)
+
+
+def test_random_seeding_is_faiss_as_published() -> None:
+    features, _ = blobs()
+    theirs = faiss.Kmeans(8, 6, niter=20, nredo=5, seed=7, max_points_per_centroid=1000, min_points_per_centroid=10)
+    theirs.train(features)
+    found = fit_prototypes(features, 6, seed=7, temperature=0.07, seeding="random")
+    np.testing.assert_array_equal(found.centroids, theirs.centroids)
+    np.testing.assert_array_equal(found.assignment, theirs.index.search(features, 1)[1][:, 0])
+    assert fit_prototypes(features, 6, seed=7, temperature=0.07).objective == found.objective  # so few clusters
+
+
+@pytest.mark.parametrize(
+    ("seeding", "restarts", "num_clusters", "expected"),
+    [
+        ("auto", None, 1500, (True, 1)),
+        ("auto", None, 1000, (True, 1)),
+        ("auto", None, 999, (False, 5)),
+        ("auto", 3, 1500, (True, 3)),
+        ("kmeans++", None, 10, (True, 1)),
+        ("random", None, 1500, (False, 5)),
+        ("random", 2, 1500, (False, 2)),
+    ],
+)
+def test_how_k_means_begins(seeding: str, restarts: int | None, num_clusters: int, expected: tuple[bool, int]) -> None:
+    assert k_means_starts(seeding, restarts, num_clusters) == expected
+
+
+@BOTH
+def test_a_sample_is_clustered_and_all_points_are_assigned(seeding: str) -> None:
+    features, _ = blobs(per_cluster=200)
+    found = fit_prototypes(features, 10, seed=0, temperature=0.07, seeding=seeding, max_points_per_centroid=30)
+    distances = np.linalg.norm(features[:, None] - found.centroids[None], axis=2)
+    np.testing.assert_array_equal(found.assignment, distances.argmin(axis=1))
+    # Means of 300 of the 1000 points, where no iteration moves all of them.
+    means = np.stack([features[found.assignment == k].mean(axis=0) for k in range(10)])
+    assert not np.allclose(found.centroids, means, atol=1e-4)
+    every = fit_prototypes(features, 10, seed=0, temperature=0.07, seeding=seeding)
+    assert found.objective == pytest.approx(every.objective, rel=0.5)
+
+
+def test_a_gpu_without_faiss_gpu_starts_at_random_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as a CPU can tell: another kind of device takes the way through PyTorch."""
+    features, _ = blobs()
+    asked = []
+    fit = prototypes.fit_kmeans
+
+    def recording(points: torch.Tensor, *arguments: object, **settings: object) -> object:
+        asked.append((points.device.type, settings["plus_plus"], settings["restarts"]))
+        points, settings["nearest"] = torch.from_numpy(features), prototypes.nearest_on(torch.device("cpu"))
+        return fit(points, *arguments, **settings)
+
+    monkeypatch.setattr(prototypes, "fit_kmeans", recording)
+    found = fit_prototypes(features, 6, seed=0, temperature=0.07, seeding="random", device=torch.device("meta"))
+    assert asked == [("meta", False, 5)]
+    distances = np.linalg.norm(features[:, None] - found.centroids[None], axis=2)
+    np.testing.assert_array_equal(found.assignment, distances.argmin(axis=1))

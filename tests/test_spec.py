@@ -47,7 +47,6 @@ METHOD = {
     "prototypes.every_epochs": 5,  # cluster_freq
     "prototypes.weight": 1.0,
     "prototypes.iterations": 20,
-    "prototypes.restarts": 5,
     "prototypes.seed": 1234,
     "prototypes.max_points_per_centroid": 1000,
     "prototypes.min_points_per_centroid": 10,
@@ -94,6 +93,9 @@ DEFECTS = {
 # Settings that the method knows nothing of.
 OURS = {
     "name": "x",
+    # Method: 5 random starts, which `seeding: random` stands for.
+    "prototypes.seeding": "auto",
+    "prototypes.restarts": None,
     "data.root": "data",
     "data.only_present": False,
     "data.exclude": (),

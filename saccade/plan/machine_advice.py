@@ -93,12 +93,6 @@ def _advise_on_device(spec: Spec, plan: Plan) -> Iterator[str]:
         yield f"engine.precision: bf16, which {machinery.description} only imitates; set auto"
     if spec.engine.precision == "fp32" and machinery.bf16_units and machinery.device == "cuda":
         yield "engine.precision: fp32, though the GPU has units for bf16, which take about half the time; set auto"
-    kmeans = len(plan.clusterings) * plan.measured.kmeans_sec
-    if machinery.device == "cuda" and not machinery.kmeans_on_gpu and kmeans > 0.05 * plan.seconds:
-        yield (
-            f"prototypes: k-means takes {duration(kmeans)} on the CPU; install faiss for GPUs "
-            "(pip uninstall faiss-cpu, then pip install 'saccade[gpu]')"
-        )
     if spec.engine.threads is not None and spec.engine.threads > machinery.cores:
         yield f"engine.threads: {spec.engine.threads} on {machinery.cores:g} cores wait for each other; set null"
 

@@ -32,7 +32,6 @@ class Machinery:
     precision: str
     bf16_units: bool
     cuda_there: bool
-    kmeans_on_gpu: bool
     cores: float
     load: float
     """Processes that wanted a core in the minute before."""

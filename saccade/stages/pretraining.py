@@ -71,7 +71,8 @@ def _cluster(run: Run, epoch: int) -> tuple[Prototypes, ...]:
         desc=f"clustering after epoch {epoch}",
         epoch=epoch,
     )
-    prototypes = ranks.from_first(lambda: builders.fit(run.spec, features.reshape(-1, features.shape[-1])))
+    rows = features.reshape(-1, features.shape[-1])
+    prototypes = ranks.from_first(lambda: builders.fit(run.spec, rows, run.machine.device))
     if ranks.first():
         record_clustering(run, epoch, prototypes)
     return prototypes

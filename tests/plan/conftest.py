@@ -18,7 +18,6 @@ MACHINERY = {
     "precision": "fp32",
     "bf16_units": False,
     "cuda_there": False,
-    "kmeans_on_gpu": False,
     "cores": 4.0,
     "load": 0.5,
     "memory_bytes": 16 * GIB,

@@ -387,17 +387,6 @@ def test_machines(
     assert list(advise_on_machine(spec, make_plan(spec, machinery, **measured), tracked_here=True)) == said
 
 
-def test_kmeans_on_the_cpu_of_a_machine_with_a_gpu(make_spec: MakeSpec, make_plan: Make) -> None:
-    spec = make_spec(*WELL, *CLUSTERS)
-    gpu = {"device": "cuda", "cuda_there": True, "bf16_units": True}
-    slow = {**FAST, "prototype_step": FAST["step"], "clustering": Piece(10, 0.1, 0.1, 0.1, 0.1), "kmeans_sec": 300.0}
-    (line,) = advise_on_machine(spec, make_plan(spec, gpu, **slow), tracked_here=True)
-    assert line.startswith("prototypes: k-means takes 15 min on the CPU; install faiss for GPUs")
-    assert (
-        list(advise_on_machine(spec, make_plan(spec, {**gpu, "kmeans_on_gpu": True}, **slow), tracked_here=True)) == []
-    )
-
-
 @pytest.mark.parametrize(
     ("overrides", "piece", "cores", "said"),
     [
