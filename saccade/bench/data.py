@@ -1,4 +1,7 @@
-"""`saccade bench data`: clips a second and core, from files to what the encoder sees, all on the CPU."""
+"""`saccade bench data`: clips a second and core, from files to what the encoder sees.
+
+All of it on the CPU, and the part that is left for the CPU when a GPU augments: to read the frames of a sample.
+"""
 
 import io
 from collections.abc import Callable, Sequence
@@ -7,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
 import torch
 from PIL import Image
 
@@ -15,7 +19,7 @@ from saccade.bench.measure import Report, Row, compare, one_thread
 from saccade.bench.release_clips import release_sample
 from saccade.datasets.clips import Item, TrainingViews, VideoClips, render
 from saccade.datasets.frames import decode_frame, list_frames
-from saccade.datasets.layout import Dataset, load_dataset
+from saccade.datasets.layout import Dataset, Video, load_dataset
 from saccade.datasets.packed import PackedStore, Settings, open_store
 from saccade.datasets.packed_plan import plan_pack
 from saccade.datasets.packed_write import pack
@@ -63,6 +67,7 @@ def bench_data(
         for name, rows in _ROWS.items():
             write_rows(folder, rows)
             report.rows += _pipelines(folder, name, rounds)
+            report.rows += _host_side(folder, name, rounds)
         report.rows += _parts(folder, rounds, read)
         report.rows += _access(folder, rounds, read)
     return report
@@ -116,6 +121,57 @@ def _pipelines(folder: Path, rows: str, rounds: int) -> list[Row]:
     clip_frames = len(items) * 2 * chooser.focus_num * chooser.clip_frames
     group = f"{rows} ({distinct:.0f} frames for 6 x {chooser.clip_frames})"
     return compare(group, functions, amount=clip_frames, unit="frames/s", rounds=rounds)
+
+
+def _host_side(folder: Path, rows: str, rounds: int) -> list[Row]:
+    """What is left for the CPU when a GPU augments, beside the release, and beside a decoder with files in memory."""
+    chooser, size = _chooser(), ClipSpec().size
+    tree = _load(folder).train
+    items = [Item(1, video) for video in range(len(tree))]
+    folders = VideoClips(tree, chooser)
+    files = [file for item in items for file in _files(tree[item.video], chooser, item)]
+    frame = decode_frame(files[0], "file")
+
+    def decoder() -> None:
+        for file in files:
+            simplejpeg.decode_jpeg(file, colorspace="RGB", buffer=frame)
+
+    def release() -> None:
+        for item in items:
+            release_sample(tree[item.video], chooser, item, size)
+
+    def read(dataset: VideoClips) -> Callable[[], None]:
+        def run() -> None:
+            for item in items:
+                dataset[item]
+
+        return run
+
+    functions = {"folders of JPEG files": read(folders)}
+    for store in _STORES:
+        if store.name not in _CHOSEN:
+            functions[store.name] = read(VideoClips(_load(folder, store.name).train, chooser))
+    clip_frames = len(items) * 2 * chooser.focus_num * chooser.clip_frames
+    found = compare(
+        f"for a GPU that augments: {rows}",
+        {"release style (Pillow)": release, **functions},
+        amount=clip_frames,
+        unit="frames/s",
+        rounds=rounds,
+    )
+    jpeg = {name: function for name, function in functions.items() if "decoded" not in name}
+    group = f"the same beside the decoder alone, distinct frames: {rows}"
+    return found + compare(
+        group, {"libjpeg-turbo, files in memory": decoder, **jpeg}, amount=len(files), unit="frames/s", rounds=rounds
+    )
+
+
+def _files(video: Video, chooser: TrainingViews, item: Item) -> list[bytes]:
+    """The files of the frames that a sample needs, each once."""
+    names = list_frames(video.frame_dir)
+    starts = [clip.start for clip in chooser.clips(video, item)]
+    needed = sorted({start + frame for start in starts for frame in range(chooser.clip_frames)})
+    return [(video.frame_dir / names[number]).read_bytes() for number in needed]
 
 
 def _parts(folder: Path, rounds: int, read: int) -> list[Row]:
