@@ -238,12 +238,12 @@ def fit(spec: Spec, features: npt.NDArray[np.float32], device: torch.device) -> 
             num_clusters,
             seed=settings.seed + position,
             temperature=spec.contrast.temperature,
+            seeding=settings.seeding,
             iterations=settings.iterations,
             restarts=settings.restarts,
             max_points_per_centroid=settings.max_points_per_centroid,
             min_points_per_centroid=settings.min_points_per_centroid,
+            device=device,
         )
         for position, num_clusters in enumerate(settings.num_clusters)
     )
-            seeding=settings.seeding,
-            device=device,
