@@ -4,9 +4,11 @@ Each dataset item is one video with its V clips; a frame that several of them us
 (seed, purpose, epoch, index), so an item is the same in whichever process and order it is made.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -264,8 +266,8 @@ class _Mistakes(Dataset[Sample | DataError]):
             return error
 
 
-def _as_list(samples: list[Sample | DataError]) -> list[Sample | DataError]:
-    return samples  # videos differ in frame size, so a batch is a list
+def _as_it_is(sample: Any) -> Any:
+    return sample  # videos differ in frame size, so nothing is stacked
 
 
 def _start_worker(_: int) -> None:
@@ -276,34 +278,50 @@ def _start_worker(_: int) -> None:
 def make_loader(dataset: VideoClips, batches: Iterable[list[Item]], workers: int) -> Iterator[list[Sample]]:
     """Give one list of samples for each of `batches`, decoded by `workers` processes.
 
+    Workers take one video at a time and are ahead by a batch between them: were each at batches of its own, as many
+    batches of frames would lie in memory as there are workers, twice.
+
     Raises:
         DataError: A video is unreadable; the same line, whichever process has read it.
     """
+    coming = iter(batches)
+    first = next(coming, None)
+    if first is None:
+        return
+    items = _Items(chain([first], coming))
     loader = DataLoader(
         _Mistakes(dataset),
-        batch_sampler=_Batches(batches),
+        batch_size=None,
+        sampler=items,
         num_workers=workers,
-        collate_fn=_as_list,
+        collate_fn=_as_it_is,
         worker_init_fn=_start_worker,
-        prefetch_factor=2 if workers else None,
+        prefetch_factor=max(2, -(-len(first) // workers)) if workers else None,
         # A private generator: the loader would otherwise draw from torch's global one.
         generator=torch.Generator(),
     )
-    for samples in loader:
-        for sample in samples:
-            if isinstance(sample, DataError):
-                raise sample
-        yield samples
+    samples: list[Sample] = []
+    for sample in loader:
+        if isinstance(sample, DataError):
+            raise sample
+        samples.append(sample)
+        if len(samples) == items.sizes[0]:
+            items.sizes.popleft()
+            yield samples
+            samples = []
 
 
-class _Batches:
-    """A batch sampler over given batches."""
+class _Items:
+    """A sampler of the items of given batches, which remembers the sizes of those that it has begun."""
 
     def __init__(self, batches: Iterable[list[Item]]) -> None:
         self._batches = batches
+        self.sizes: deque[int] = deque()
 
-    def __iter__(self) -> Iterator[list[Item]]:
-        return iter(self._batches)
+    def __iter__(self) -> Iterator[Item]:
+        for batch in self._batches:
+            self.sizes.append(len(batch))
+            yield from batch
 
 
 def render(

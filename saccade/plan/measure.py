@@ -172,8 +172,8 @@ def _workers_gain(run: Run, step: Piece) -> float:
         len(run.data.train), step.videos, seed=run.spec.seed, first_step=STEPS, last_step=STEPS + 2 * workers
     )
     arrivals = [time.perf_counter() for _ in make_loader(videos, batches, workers)]
-    # The first batches of all workers come at once, after all have started.
-    interval = (arrivals[-1] - arrivals[workers - 1]) / (len(arrivals) - workers)
+    # Before the first batch comes, the workers have to start.
+    interval = (arrivals[-1] - arrivals[0]) / (len(arrivals) - 1)
     return min(max(step.load_sec / max(interval, 1e-9), 0.1), float(workers))
 
 

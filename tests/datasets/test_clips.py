@@ -261,6 +261,25 @@ class TestLoading:
         loaded = list(make_loader(dataset, batches, 0))
         assert [[s.index for s in batch] for batch in loaded] == [[i.video for i in batch] for batch in expected]
 
+    @pytest.mark.parametrize(("workers", "begun"), [(0, 1), (1, 2), (2, 2)])
+    def test_workers_are_ahead_by_a_batch_between_them(
+        self, videos: tuple[Video, ...], workers: int, begun: int
+    ) -> None:
+        """Whatever their number: frames of more batches would fill the memory."""
+        asked = []
+
+        def batches() -> Iterator[list[Item]]:
+            for number in range(20):
+                asked.append(number)
+                yield [Item(0, index) for index in (0, 1, 2, 3, 4, 0)]
+
+        dataset = VideoClips(videos, EvenClips(clip_frames=4, num_clips=1, crop=16))
+        loaded = make_loader(dataset, batches(), workers)
+        next(loaded)
+        assert len(asked) == begun
+        next(loaded)
+        assert len(asked) == begun + 1
+
     @pytest.mark.parametrize("workers", [0, 1])
     def test_a_broken_frame_is_one_line_whoever_reads_it(self, tmp_path: Path, workers: int) -> None:
         broken = write_video(tmp_path / "v", 12)
