@@ -14,6 +14,8 @@ from saccade.engine.batch_norm import joined_batch_norm
 from saccade.engine.device import Machine
 from saccade.errors import SpecError
 from saccade.learner import Learner, initial_memory
+from saccade.models import conv_cpu
+from saccade.models.convolution import use_own_convolutions
 from saccade.models.encoder import Encoder, build_encoder
 from saccade.models.heads import Projection, PropagationHead
 from saccade.pretrain import PretrainTimetable, Recipe
@@ -109,6 +111,8 @@ def build_networks(spec: Spec, machine: Machine) -> tuple[Encoder, Projection, P
             module.to(machine.device)
     # Channels last: convolutions are about 1.4 times faster on CPUs, and what tensor cores want.
     encoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if machine.own_convolutions and conv_cpu.available():
+        use_own_convolutions(encoder)
     return encoder, projection, propagation
 
 
@@ -121,19 +125,22 @@ def build_learner(spec: Spec, num_videos: int, machine: Machine) -> Learner:
         torch.Generator().manual_seed(derive_seed(spec.seed, "memory")),
     )
     encoder = joined_batch_norm(encoder, machine.device)
+    if machine.compiled:
+        # Part by part: less to compile, and a copy of the encoder (fine-tuning) is not a compiled one.
+        for part in (encoder.stem, *encoder.stages):
+            part.compile()
     networks = [*encoder.parameters(), *(propagation.parameters() if propagation else ())]
-    optimizer = _build_optimizer(spec, networks, list(projection.parameters()), machine)
+    optimizer = _build_optimizer(spec, networks, list(projection.parameters()))
     return Learner(encoder, projection, propagation, memory, optimizer, machine.device)
 
 
-def _build_optimizer(
-    spec: Spec, networks: list[nn.Parameter], projection: list[nn.Parameter], machine: Machine
-) -> torch.optim.Optimizer:
+def _build_optimizer(spec: Spec, networks: list[nn.Parameter], projection: list[nn.Parameter]) -> torch.optim.Optimizer:
     settings, groups = spec.pretrain, [{"params": networks}, {"params": projection}]
-    rate, decay, fused = settings.learning_rate, settings.weight_decay, machine.device.type == "cuda"
+    rate, decay = settings.learning_rate, settings.weight_decay
+    # Fused: one pass over each tensor, and none where the loss is not finite (`LossWatch`).
     if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=rate, weight_decay=decay, fused=fused)
-    return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=fused)
+        return torch.optim.Adam(groups, lr=rate, weight_decay=decay, fused=True)
+    return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=True)
 
 
 def build_recipe(spec: Spec) -> Recipe:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saccade.engine.finite import LossWatch
 from saccade.errors import CheckpointError
 from saccade.models.encoder import Encoder
 from saccade.models.heads import Projection, PropagationHead
@@ -81,6 +82,7 @@ class Learner:
         self.prototypes: tuple[Prototypes, ...] = ()
         self.targets: list[tuple[Tensor, Tensor, Tensor]] = []
         self.means = Means()
+        self.losses = LossWatch("pretrain/loss")
         self.step = 0
         """Optimiser steps that are done."""
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from saccade.datasets.clips import Sample, render
 from saccade.engine import ranks
 from saccade.engine.clock import Clock
-from saccade.engine.device import Machine
+from saccade.engine.device import Machine, send
 from saccade.engine.stop import StopRequest
-from saccade.errors import RunError
 from saccade.journal import Journal
 from saccade.learner import Learner
 from saccade.losses import consistency_loss, prototype_loss, saccade_contrast_loss, updated_slots
@@ -104,20 +103,23 @@ def pretrain(
             learner.set_rates(rate, timetable.projection_lr_ratio)
 
             clips, masks = render(samples, size=recipe.clip_size, device=learner.device)
-            videos = torch.tensor([sample.index for sample in samples], device=learner.device)
-            metrics = training_step(learner, recipe, clips, masks, videos, machine)
+            videos = send(torch.tensor([sample.index for sample in samples]), learner.device)
+            with machine.stepping():
+                metrics = training_step(learner, recipe, clips, masks, videos, machine)
 
             learner.step = step
             learner.means.add(metrics)
             clock.clips += len(clips) * ranks.size()
             bar.update()
             if timetable.logs(step):
+                learner.losses.settle()
                 values = learner.means.take()
                 bar.set_postfix(epoch=epoch, loss=f"{values['pretrain/loss']:.3f}", refresh=False)
                 speed = {f"perf/{name}": value for name, value in clock.take().items()}
                 journal.metrics({**values, "optim/learning_rate": rate, "epoch": epoch, **speed}, step)
             leaving = ranks.asked_to_stop(stop)  # A request that comes while saving is for the step after this one.
             if timetable.saves(step) or leaving:
+                learner.losses.settle()
                 save(epoch)
             if leaving:
                 stop.check()
@@ -144,16 +146,16 @@ def training_step(
         logged.append(metrics)
         features.append(pooled)
     metrics = ranks.mean(_means(logged))
-    if not torch.isfinite(metrics["pretrain/loss"]):
-        losses = ", ".join(f"{name} = {value.item():.4g}" for name, value in metrics.items() if "loss" in name)
-        raise RunError(
-            f"step {learner.step + 1}: the loss is not finite ({losses}); the last checkpoint is from before. "
-            "Try a lower pretrain.learning_rate, or engine.precision=fp32"
-        )
+    # Of a loss that is not finite the host may hear a step later only; what is changed by it must not wait for that.
+    losses = {name: value for name, value in metrics.items() if "loss" in name}
+    not_finite = learner.losses.watch(learner.step + 1, losses)
+    learner.optimizer.found_inf = not_finite  # type: ignore[attr-defined]
     ranks.average_gradients(parameter for group in learner.optimizer.param_groups for parameter in group["params"])
     learner.optimizer.step()
     whole = ranks.whole(torch.cat(features), parts)
-    learner.memory[slots] = updated_slots(learner.memory[slots], slots, whole, momentum=recipe.memory_momentum)
+    rows = learner.memory[slots]
+    updated = updated_slots(rows, slots, whole, momentum=recipe.memory_momentum)
+    learner.memory[slots] = updated if not_finite is None else torch.where(not_finite > 0, rows, updated)
     return metrics
 
 
@@ -227,10 +229,15 @@ def _memory_rows(
     drawn = torch.randint(
         len(learner.memory), (len(slots), recipe.num_negatives), generator=_generator(recipe, "negatives", learner.step)
     )
-    own, drawn = (ranks.own_rows(each, part, recipe.accumulation_steps) for each in (slots, drawn.to(slots.device)))
+    drawn = send(drawn, slots.device)
+    own, drawn = (ranks.own_rows(each, part, recipe.accumulation_steps) for each in (slots, drawn))
     if len(learner.memory) <= drawn.numel():  # nearly every row is drawn: projecting all beats finding out which
         return None, own, drawn
-    rows, places = torch.unique(torch.cat([own[:, None], drawn], dim=1), return_inverse=True)
+    wanted = torch.cat([own[:, None], drawn], dim=1)
+    if wanted.is_cuda:  # Finding the repeated ones takes a wait for their number, and of so large a memory few are.
+        rows, places = wanted.flatten(), torch.arange(wanted.numel(), device=wanted.device).view_as(wanted)
+    else:
+        rows, places = torch.unique(wanted, return_inverse=True)
     return rows, places[:, 0], places[:, 1:]
 
 
@@ -239,12 +246,9 @@ def _candidates(learner: Learner, recipe: Recipe, clustering: int, slots: Tensor
     assignment, centroids, _ = learner.targets[clustering]
     own = assignment[slots]
     order = torch.rand(len(centroids), generator=_generator(recipe, "prototypes", learner.step, clustering))
-    order = order.to(slots.device)
-    order[own] = 2.0  # behind all others
+    order = send(order, slots.device).index_fill_(0, own, 2.0)  # behind all others
     candidates = torch.zeros(len(centroids), dtype=torch.bool, device=slots.device)
-    candidates[order.argsort()[: recipe.num_negatives]] = True
-    candidates[own] = True
-    return candidates
+    return candidates.index_fill_(0, order.argsort()[: recipe.num_negatives], True).index_fill_(0, own, True)
 
 
 def _join_views(maps: Tensor, focus_num: int) -> tuple[Tensor, Tensor]:

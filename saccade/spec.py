@@ -308,12 +308,19 @@ class CheckpointSpec(Section):
 
 
 class EngineSpec(Section):
-    """The machine. Nothing here changes what is computed, but `precision` and `processes` in the last digits."""
+    """The machine. Nothing here changes what is computed, but `precision`, `convolutions`, `compile` and `processes` in
+    the last digits."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda when there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of convolutions and matrix products; losses are always fp32. auto: bf16 where the device has units for it."""
+    convolutions: Literal["auto", "torch"] = "auto"
+    """Of r3d and r2plus1d in fp32 on the CPU. auto: those of saccade, compiled by the machine's C compiler on first
+    use, where they are faster (AVX2 without AVX-512; docs/performance.md). torch: PyTorch's, to the last digit."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Fuse what stands between convolutions by torch.compile, which takes minutes once. auto: on a GPU. On a CPU, on
+    replaces the convolutions of saccade by PyTorch's."""
     workers: NotNegative = 4
     """Processes that decode frames, for each training process; 0: decode in the training process."""
     threads: Positive | None = None

@@ -1,15 +1,20 @@
-"""Which device, at which precision, with how many threads."""
+"""Which device, at which precision, with how many threads, and with whose kernels."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import faiss
 import torch
+from torch import Tensor
 
 from saccade.errors import SpecError
 
-__all__ = ["Machine", "has_bf16_units", "pick_machine"]
+__all__ = ["Machine", "has_bf16_units", "pick_machine", "send"]
 
 
 @dataclass(frozen=True)
@@ -19,12 +24,29 @@ class Machine:
     device: torch.device
     precision: str
     """"fp32" or "bf16"."""
+    own_convolutions: bool = False
+    """Use `saccade.models.conv_cpu` where it is available."""
+    compiled: bool = False
+    """Fuse what stands between convolutions by torch.compile."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context in which the encoder runs; losses leave it by casting to fp32."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Context of a training step: on a GPU its float32 matrix products are TF32, as its convolutions always are.
+
+        Not for all of the process: evaluations and k-means compare distances that TF32 cannot tell apart.
+        """
+        before = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = self.device.type == "cuda"
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before
 
     @property
     def description(self) -> str:
@@ -34,16 +56,25 @@ class Machine:
         return f"CPU, {torch.get_num_threads()} threads, {self.precision}"
 
 
-def pick_machine(device: str = "auto", precision: str = "auto", threads: int | None = None) -> Machine:
-    """Choose device and precision, and set the threads of torch and faiss in this process.
+def pick_machine(
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    *,
+    convolutions: str = "torch",
+    compiled: str = "off",
+) -> Machine:
+    """Choose device, precision and kernels, and set the threads of torch and faiss in this process.
 
     Args:
         device: "cpu", "cuda", or "auto" for cuda when there is one.
         precision: "fp32", "bf16", or "auto" for bf16 where the device has units for it.
         threads: Threads on the CPU; None: one per core this process may use.
+        convolutions: "auto" for this package's own where they are the faster ones, or "torch".
+        compiled: Whether to use torch.compile: "on", "off", or "auto" for cuda, with a line where it cannot.
 
     Raises:
-        SpecError: When cuda is asked for and not there.
+        SpecError: When cuda or torch.compile is asked for and not there.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise SpecError("engine.device: cuda was asked for and PyTorch sees no CUDA device; use auto or cpu")
@@ -54,7 +85,30 @@ def pick_machine(device: str = "auto", precision: str = "auto", threads: int | N
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     if precision == "auto":
         precision = "bf16" if has_bf16_units(chosen) else "fp32"
-    return Machine(chosen, precision)
+    if chosen.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # Every step has the same shapes.
+    own = convolutions == "auto" and chosen.type == "cpu" and precision == "fp32"
+    return Machine(chosen, precision, own, compiled=_compiles(compiled, chosen))
+
+
+def _compiles(wanted: str, device: torch.device) -> bool:
+    if wanted == "off" or (wanted == "auto" and device.type != "cuda"):
+        return False
+    missing = None
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "cc", "clang")):
+        missing = "no C compiler was found; install gcc"
+    elif device.type == "cuda" and find_spec("triton") is None:
+        missing = "there is no triton; pip install triton"
+    if missing is not None and wanted == "on":
+        raise SpecError(f"engine.compile: on was asked for, but {missing}, or use auto")
+    if missing is not None:
+        print(f"saccade: the step is not compiled, and slower: {missing}", file=sys.stderr, flush=True)
+    return missing is None
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, without waiting for it: a GPU fetches it from pinned memory in its own time."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def has_bf16_units(device: torch.device) -> bool:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.errors import SpecError
+from saccade.models.convolution import Conv3d
 
 __all__ = ["ENCODERS", "PUBLISHED_WIDTH", "Backbone"]
 
@@ -50,8 +51,7 @@ ConvBuilder = Callable[[int, int, Size, Size], nn.Module]
 
 def full_conv3d(in_channels: int, out_channels: int, kernel: Size, stride: Size) -> nn.Module:
     """The convolution of R3D: over space and time at once."""
-    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-    return nn.Conv3d(in_channels, out_channels, kernel, stride=stride, padding=padding, bias=False)
+    return Conv3d(in_channels, out_channels, kernel, stride)
 
 
 class FactorisedConv3d(nn.Module):

@@ -67,7 +67,14 @@ class Run:
 
     def __init__(self, spec: Spec, folder: Path, journal: Journal, stop: StopRequest) -> None:
         self.spec, self.folder, self.journal, self.stop = spec, folder, journal, stop
-        self.machine = pick_machine(spec.engine.device, spec.engine.precision, spec.engine.threads or own_cores())
+        engine = spec.engine
+        self.machine = pick_machine(
+            engine.device,
+            engine.precision,
+            engine.threads or own_cores(),
+            convolutions=engine.convolutions,
+            compiled=engine.compile,
+        )
         _check_processes(spec, self.machine.device)
         self.data = builders.build_dataset(spec)
         self.timetable = builders.build_timetable(spec, len(self.data.train))
