@@ -40,6 +40,24 @@ def scanpath(
 
 
 @app.command()
+def clustering(
+    features: Annotated[
+        Path | None, typer.Argument(metavar="FEATURES", help="A .npy file of float32 [N, D]; default: made features.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds, of whose times the median counts.")] = 5,
+    slots: Annotated[
+        int | None, typer.Option(min=10_000, help="Measure a memory bank of so many slots instead: time and memory.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """k-means beside the published setting, time and objective; or how much a large memory bank takes."""
+    from saccade.bench.clustering import bench_clustering, bench_slots
+
+    report = bench_clustering(features, seeds=seeds) if slots is None else bench_slots(slots)
+    typer.echo(report.as_json() if as_json else str(report))
+
+
+@app.command()
 def tracking(
     rounds: Rounds = 7,
     workers: Annotated[int, typer.Option(min=1, help="Processes of the server.")] = 1,

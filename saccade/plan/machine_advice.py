@@ -103,7 +103,7 @@ def _advise_on_workers(spec: Spec, measured: Measured) -> Iterator[str]:
         yield f"engine.workers: {workers} on {cores:g} cores only change places; set at most {math.floor(cores) or 1}"
     ready = _HANDED_OVER * measured.batch_bytes
     room = measured.machinery.shm_bytes
-    if room is not None and ready > _FULL * room:
+    if workers and room is not None and ready > _FULL * room:
         yield (
             f"engine.workers: {workers} hand over {bytes_text(ready)} of frames in /dev/shm, which has "
             f"{bytes_text(room)}; set 0, or give the container more (docker run --shm-size)"
