@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from .mlflow_server import door, server, ui  # noqa: F401 - here, for all folders to share one server
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 LONG = ("docker", "screens", "sweep", "tracking/test_outage", "runs/test_verify", "test_resume", "plan/test_plan")
 """Tests that take minutes: they begin first, or one core would be at the last of them while the others wait."""
@@ -65,6 +67,17 @@ def own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For runs whose pictures nobody looks at: they take most of the time of a run as small as those of tests."""
+    from saccade import report, runner
+    from saccade.stages import classifiers, pretraining, retrieval
+
+    for module in (report, runner, classifiers, pretraining, retrieval):
+        for name in [name for name in vars(module) if name.startswith("draw_")]:
+            monkeypatch.setattr(module, name, lambda *_, **__: None)
 
 
 @pytest.fixture

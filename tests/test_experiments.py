@@ -254,7 +254,7 @@ def check_metrics(found: dict[str, dict[int, float]], spec: Spec) -> None:
     assert found["epoch"] == {1: 1, 2: 2}
 
 
-@pytest.mark.usefixtures("signals")
+@pytest.mark.usefixtures("signals", "no_pictures")
 @pytest.mark.parametrize(
     ("name", "logged"),
     [

@@ -43,7 +43,7 @@ Make = Callable[..., Path]
 
 
 @pytest.fixture
-def make(toy: Path, make_run: Make) -> Make:
+def make(toy: Path, make_run: Make, no_pictures: None) -> Make:
     """Make a run's folder with this module's spec."""
 
     def run(*overrides: str, root: Path = toy) -> Path:
@@ -106,8 +106,8 @@ def test_more_clusters_than_fixations_are_told_before_the_first_step(
     assert events(folder, "metrics") == []
 
 
-def test_without_epochs_the_random_encoder_is_evaluated(make: Make) -> None:
-    folder = make("pretrain.epochs=0")
+def test_without_epochs_the_random_encoder_is_evaluated(make_run: Make, toy: Path) -> None:
+    folder = make_run(SPEC.format(root=toy), "pretrain.epochs=0")
     assert main([str(folder)]) == 0
     assert [set(event["values"]) for event in events(folder, "metrics")] == [
         {"test/retrieval_top1", "test/retrieval_top5"}

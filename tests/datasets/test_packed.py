@@ -290,6 +290,7 @@ class TestUse:
         assert not any("pack" in kind for kind in report.findings)
         assert any(f"digest {frames.digest}" in fact for fact in report.facts)
 
+    @pytest.mark.usefixtures("no_pictures")
     def test_training_from_a_store_is_training_from_the_folders(self, toy: Path, make_run: Callable[..., Path]) -> None:
         from saccade.checkpoint import load_checkpoint
         from saccade.runner import main

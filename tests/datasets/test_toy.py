@@ -30,7 +30,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     root = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "scanpath_jobs", lambda *_, **__: [])  # slow, and tested apart
-        write_toy(root, **SMALL)
+        write_toy(root, workers=1, **SMALL)
     return load_dataset(root, "toy", split=1, grid_num=7, scanpaths=False, min_frames=16)
 
 

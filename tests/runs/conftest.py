@@ -17,8 +17,6 @@ from saccade.spec_reader import parse_spec
 from saccade.tracking.address import local_uri
 from saccade.tracking.sync import sync_run
 
-from ..tracking.conftest import Door, Ui, door, server, ui  # noqa: F401 - fixtures, and types for their users
-
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 
 

@@ -14,7 +14,8 @@ from saccade.runs.find import all_runs, find_run, tracked_run
 from saccade.tracking.store import Store
 from saccade.tracking.study import StudyRun
 
-from .conftest import Door, Ui, check_all_names, rows, said, seeds_of
+from ..mlflow_server import Door, Ui
+from .conftest import check_all_names, rows, said, seeds_of
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")

@@ -5,7 +5,6 @@
 The runs are quickstarts made small, and with that variable not quite as small, for there to be something to see.
 """
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,13 +21,6 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent.parent
 EXPERIMENT = TESTS.parent / "experiments" / "quickstart.yaml"
 SHOTS = os.environ.get("SACCADE_SCREENS", "")
-
-_found = importlib.util.spec_from_file_location("tracking_fixtures", TESTS / "tracking" / "conftest.py")
-assert _found is not None
-assert _found.loader is not None
-_tracking = importlib.util.module_from_spec(_found)
-_found.loader.exec_module(_tracking)
-ui, server = _tracking.ui, _tracking.server
 
 _SMALL = """
 clip.frames=4 clip.size=16 clip.eval_crop=40 encoder.width=4 contrast.num_negatives=16 contrast.projection_dim=8

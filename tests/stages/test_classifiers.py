@@ -48,7 +48,7 @@ Make = Callable[..., Path]
 
 
 @pytest.fixture
-def make(toy: Path, make_run: Make) -> Make:
+def make(toy: Path, make_run: Make, no_pictures: None) -> Make:
     """Make a run's folder with this module's spec."""
 
     def run(*overrides: str) -> Path:
@@ -74,8 +74,9 @@ def table(path: Path) -> dict[str, dict[str, str]]:
         return {row["class"]: row for row in csv.DictReader(file)}
 
 
-def test_both_protocols_from_spec_to_report(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = make(f"{PROBE}.enabled=true", f"{FINETUNE}.enabled=true", f"{FINETUNE}.splits=[1, 2]")
+def test_both_protocols_from_spec_to_report(make_run: Make, toy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    both = (f"{PROBE}.enabled=true", f"{FINETUNE}.enabled=true", f"{FINETUNE}.splits=[1, 2]")
+    folder = make_run(SPEC.format(root=toy), *both)
     assert main([str(folder)]) == 0
     said = capfd.readouterr().err
     assert [event["name"] for event in events(folder, "stage")] == [

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from saccade import runner
 from saccade.checkpoint import load_checkpoint
 from saccade.journal import read_journal
 from saccade.runner import main
-from saccade.stages import pretraining, retrieval, validation
+from saccade.stages import pretraining, validation
 from saccade.stages.run import BEST, LAST
 
 OWN = """
@@ -29,6 +28,8 @@ tracking: {{log_every_steps: 1}}
 SPEC = (Path(__file__).parent.parent / "small_spec.yaml").read_text() + OWN
 EVERY = "evaluation.retrieval.validate_every_epochs"
 Make = Callable[..., Path]
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +52,6 @@ def make(toy: Path, make_run: Make) -> Make:
         return folder
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take most of the time of a run as small as these."""
-    for module in (pretraining, retrieval):
-        for name in [name for name in vars(module) if name.startswith("draw_")]:
-            monkeypatch.setattr(module, name, lambda *_: None)
-    monkeypatch.setattr(runner, "write_report", lambda *_: "")
 
 
 def points(folder: Path, prefix: str) -> dict[tuple[str, int], float]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +148,15 @@ def write_sweep(own_folder: Path) -> Callable[..., Path]:
     return write
 
 
-def driver(sweep: Path, workers: int = 1, options: Mapping[str, object] | None = None) -> subprocess.Popen[str]:
-    """`saccade sweep SPEC --workers N` with cheap trainers, in a process of its own."""
+def driver(
+    sweep: Path, workers: int = 1, options: Mapping[str, object] | None = None, devices: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """`saccade sweep SPEC --workers N` or `--devices` with cheap trainers, in a process of its own."""
     command = [sys.executable, str(TRAINER), json.dumps(options or {})]
     code = (
         "import sys\nfrom pathlib import Path\nfrom saccade.sweep.driver import drive\n"
-        f"sys.exit(drive(Path({str(sweep)!r}), [], Path('runs'), workers={workers}, command={command!r}))"
+        f"sys.exit(drive(Path({str(sweep)!r}), [], Path('runs'), workers={workers}, devices={list(devices)!r}, "
+        f"command={command!r}))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=sweep.parent, start_new_session=True

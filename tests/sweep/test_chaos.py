@@ -1,6 +1,5 @@
 """Four workers on PostgreSQL: two killed, the storage restarted, MLflow away; every trial is accounted for."""
 
-import importlib.util
 import os
 import random
 import signal
@@ -21,26 +20,11 @@ from saccade.spec_reader import read_spec
 from saccade.sweep.ledger import RETRY_OF
 from saccade.sweep.trial import last_values
 
+from ..mlflow_server import Door
 from .cheap_trainer import score
 from .conftest import Postgres, children, driver, epochs, trials_at, wait_for
 
-TRIALS = 10
-
-
-def _tracking() -> Any:
-    """The fixtures of a real MLflow server and of the door in front of it."""
-    path = Path(__file__).parent.parent / "tracking" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("tracking_conftest", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_module = _tracking()
-ui, server, door = _module.ui, _module.server, _module.door
+TRIALS = 8
 
 
 @pytest.fixture
@@ -62,7 +46,7 @@ def at_work(drive: int) -> list[int]:
 def test_no_trial_is_lost_or_doubled(
     write_sweep: Callable[..., Path],
     postgres: Postgres,
-    door: Any,
+    door: Door,
     monkeypatch: pytest.MonkeyPatch,
     killed: list[int],
     own_folder: Path,

@@ -31,6 +31,8 @@ from saccade.tracking.shipping_state import ShippingState
 from saccade.tracking.store import Store
 from saccade.tracking.sync import sync_run, sync_runs
 
+from ..mlflow_server import Door
+
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
@@ -38,7 +40,6 @@ STUB = Path(__file__).parent.parent / "trainer_stub.py"
 STEPS, PAUSE_SEC, WEIGHTS = 120, 0.01, 50_000
 WORK: list[Any] = ["train", STEPS, {"pause": PAUSE_SEC, "save_every": 20, "weights": WEIGHTS}]
 LAST = "checkpoints/last.pt"
-Door = Any
 
 
 def new_run(root: Path) -> RunDir:

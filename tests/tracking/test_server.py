@@ -18,7 +18,7 @@ from saccade.errors import RunError
 from saccade.tracking.server import ServerSettings, serve
 from saccade.tracking.server_checks import artifacts_uri, check_database, database_uri, newest_schema
 
-from .conftest import Ui, free_port
+from ..mlflow_server import Ui, free_port
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")

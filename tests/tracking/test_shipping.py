@@ -18,11 +18,12 @@ from saccade.tracking.shipping_state import ShippingState
 from saccade.tracking.store import RefusedError, Store
 from saccade.tracking.sync import reconcile, sync_run, sync_runs
 
+from ..mlflow_server import Door
+
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
 STUB = Path(__file__).parent.parent / "trainer_stub.py"
-Door = Any
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from saccade.errors import RunError
 from saccade.tracking.store import Store
 from saccade.tracking.ui import serve_ui
 
-from .conftest import Ui
+from ..mlflow_server import Ui
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")

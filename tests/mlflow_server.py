@@ -1,0 +1,143 @@
+"""A real MLflow server, and a door in front of it that can be shut, jammed or made slow."""
+
+import http.server
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+SERVE = """
+import sys
+from saccade.tracking.ui import serve_ui
+sys.exit(serve_ui(sys.argv[1], port=int(sys.argv[2]), say=lambda text: print(text, flush=True)))
+"""
+
+
+class Ui(NamedTuple):
+    """`saccade ui` on an empty folder of runs."""
+
+    address: str
+    root: Path
+    line: str
+    """What it said."""
+
+
+@pytest.fixture(scope="session")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    """A running `saccade ui`, which is the server of all tests; that Ctrl-C ends it is seen at their end."""
+    root, port = tmp_path_factory.mktemp("server") / "runs", free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(root), str(port)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        with process.stdout as said:
+            yield Ui(f"http://127.0.0.1:{port}", root, said.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
+    finally:
+        process.terminate()  # Not kill: it ends its server.
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def server(ui: Ui) -> str:
+    """Address of an MLflow server with an SQLite store of its own."""
+    return ui.address
+
+
+_PASSED_ON = {"Content-Type", "Authorization", "User-Agent"}
+
+
+class Door:
+    """A proxy with an address of its own; while shut, connections are refused."""
+
+    def __init__(self, target: str) -> None:
+        self.port = free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.delay_sec = 0.0
+        self.status: int | None = None
+        """What every request gets instead of an answer of the server, for paths that contain `refuse`."""
+        self.refuse = ""
+        self.requests: list[str] = []
+        self._target, self._server = target, None
+
+    def open(self) -> None:
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def shut(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+        door = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def pass_on(self) -> None:
+                door.requests.append(f"{self.command} {self.path}")
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.headers.get("Transfer-Encoding") == "chunked":  # How `requests` sends an empty file
+                    assert self.rfile.readline() + self.rfile.readline() == b"0\r\n\r\n"
+                time.sleep(door.delay_sec)
+                if door.status is not None and door.refuse in self.path:
+                    self.reply(door.status, b"no", "text/plain")
+                    return
+                headers = {key: value for key, value in self.headers.items() if key in _PASSED_ON}
+                request = urllib.request.Request(door._target + self.path, body or None, headers, method=self.command)
+                try:
+                    with urllib.request.urlopen(request, timeout=20) as answer:
+                        self.reply(answer.status, answer.read(), answer.headers.get("Content-Type", ""))
+                except urllib.error.HTTPError as error:
+                    with error:
+                        self.reply(error.code, error.read(), error.headers.get("Content-Type", ""))
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on  # noqa: N815
+
+            def reply(self, status: int, body: bytes, kind: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+@pytest.fixture
+def door(server: str) -> Iterator[Door]:
+    """A shut door in front of the server."""
+    door = Door(server)
+    yield door
+    door.shut()
