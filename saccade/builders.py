@@ -123,6 +123,7 @@ def build_learner(spec: Spec, num_videos: int, machine: Machine) -> Learner:
         num_videos * spec.saccade.focus_num if spec.pretrain.epochs else 0,
         encoder.feature_dim,
         torch.Generator().manual_seed(derive_seed(spec.seed, "memory")),
+        machine.device,
     )
     encoder = joined_batch_norm(encoder, machine.device)
     if machine.compiled:

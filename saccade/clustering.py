@@ -13,6 +13,18 @@ from saccade.prototypes import Prototypes
 
 __all__ = ["cluster_metrics", "write_clustering"]
 
+_ROWS = pa.schema(
+    [
+        ("video", pa.string()),
+        ("fixation", pa.int64()),
+        ("class", pa.string()),
+        ("clustering", pa.int64()),
+        ("cluster", pa.int64()),
+        ("distance", pa.float32()),
+        ("cluster_density", pa.float32()),
+    ]
+)
+
 
 def cluster_metrics(current: Sequence[Prototypes], previous: Sequence[Prototypes]) -> dict[str, float]:
     """What the UI shows of each clustering: how tight it is, and how much of the previous one it keeps."""
@@ -35,21 +47,17 @@ def write_clustering(
     slots = np.arange(len(videos) * focus_num)
     names = pa.array([video.name for video in videos])
     labels = pa.array([classes[video.label] for video in videos])
-    tables = []
-    for i, prototypes in enumerate(clusterings):
-        video = pa.array(slots // focus_num)
-        tables.append(
-            pa.table(
-                {
-                    "video": names.take(video),
-                    "fixation": slots % focus_num,
-                    "class": labels.take(video),
-                    "clustering": np.full(len(slots), i),
-                    "cluster": prototypes.assignment,
-                    "distance": prototypes.distance,
-                    "cluster_density": prototypes.density[prototypes.assignment],
-                }
-            )
-        )
-        np.save(folder / f"centroids_{i}.npy", prototypes.centroids)
-    pq.write_table(pa.concat_tables(tables), folder / "assignments.parquet")
+    video = pa.array(slots // focus_num)
+    with pq.ParquetWriter(folder / "assignments.parquet", _ROWS) as writer:  # one clustering in memory at a time
+        for i, prototypes in enumerate(clusterings):
+            columns = {
+                "video": names.take(video),
+                "fixation": slots % focus_num,
+                "class": labels.take(video),
+                "clustering": np.full(len(slots), i),
+                "cluster": prototypes.assignment,
+                "distance": prototypes.distance,
+                "cluster_density": prototypes.density[prototypes.assignment],
+            }
+            writer.write_table(pa.table(columns, schema=_ROWS))
+            np.save(folder / f"centroids_{i}.npy", prototypes.centroids)

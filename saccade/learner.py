@@ -15,6 +15,10 @@ from saccade.prototypes import Prototypes
 __all__ = ["Learner", "Means", "initial_memory"]
 
 
+_MEMORY_BLOCK = 1 << 14
+"""Slots that are drawn at a time."""
+
+
 class Means:
     """Means of the values logged since the last `take`, kept on the device so that adding never waits for it."""
 
@@ -50,10 +54,16 @@ class Means:
         self._counts = dict(state["counts"])
 
 
-def initial_memory(slots: int, dim: int, generator: torch.Generator) -> Tensor:
-    """A memory bank before training: uniform in +-1 / sqrt(dim / 3), `[slots, dim]`; rows have a length of about 1."""
+def initial_memory(slots: int, dim: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
+    """A memory bank before training: uniform in +-1 / sqrt(dim / 3), `[slots, dim]`; rows have a length of about 1.
+
+    Drawn on the CPU in blocks, so that it is the same on every device and never there twice.
+    """
     bound = (dim / 3) ** -0.5
-    return torch.empty(slots, dim).uniform_(-bound, bound, generator=generator)
+    memory = torch.empty(slots, dim, device=device)
+    for block in torch.split(memory, _MEMORY_BLOCK):
+        block.copy_(torch.empty(block.shape).uniform_(-bound, bound, generator=generator))
+    return memory
 
 
 class Learner:

@@ -65,7 +65,8 @@ def execute(run: Run, saved: Saved) -> None:
     run.journal.artifact("summary.md")
     if saved.pretraining is not None:
         check_digest(run.folder / LAST, saved.pretraining["dataset"], run.data)
-        run.learner.load_state_dict(saved.pretraining["learner"])
+        # Taken out, or a second memory bank and optimiser would stay in memory for the whole run.
+        run.learner.load_state_dict(saved.pretraining.pop("learner"))
         if "best" in saved.pretraining:  # not in one from before there were validations
             run.best = Best(**saved.pretraining["best"])
     else:

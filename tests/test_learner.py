@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import saccade.learner
 from saccade import builders
 from saccade.checkpoint import load_checkpoint, save_checkpoint
 from saccade.engine.device import Machine
@@ -80,6 +81,14 @@ class TestBuild:
         assert memory.mean().abs() < 1e-3
         assert memory.pow(2).sum(dim=1).mean() == pytest.approx(1.0, abs=0.01)
         assert (memory > 0.9 * bound).float().mean() == pytest.approx(0.05, abs=0.002)
+
+    def test_the_memory_is_the_same_in_whatever_blocks_it_is_drawn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = initial_memory(1000, 24, torch.Generator().manual_seed(5))
+        monkeypatch.setattr(saccade.learner, "_MEMORY_BLOCK", 64)
+        assert torch.equal(whole, initial_memory(1000, 24, torch.Generator().manual_seed(5), CPU.device))
+        bound = 1 / math.sqrt(24 / 3)
+        at_once = torch.empty(1000, 24).uniform_(-bound, bound, generator=torch.Generator().manual_seed(5))
+        assert torch.equal(whole, at_once)
 
     def test_the_same_seed_gives_the_same_learner_whatever_was_drawn_before(self) -> None:
         torch.manual_seed(1)

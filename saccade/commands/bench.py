@@ -58,6 +58,15 @@ def clustering(
 
 
 @app.command()
+def memory(as_json: AsJson = False) -> None:
+    """Host memory of a training process at the paper's settings, data workers included."""
+    from saccade.bench.memory import bench_memory
+
+    report = bench_memory()
+    typer.echo(report.as_json() if as_json else str(report))
+
+
+@app.command()
 def tracking(
     rounds: Rounds = 7,
     workers: Annotated[int, typer.Option(min=1, help="Processes of the server.")] = 1,
