@@ -116,12 +116,16 @@ def test_names_of_runs_differ() -> None:
 
 def test_the_papers_own_are_the_published_values() -> None:
     defaults = parse_spec("name: x", "x.yaml")
-    assert spec_diff(defaults, read_spec(EXPERIMENTS / "paper/pretrain_r3d.yaml")).keys() == {"name"}
+    changed = spec_diff(defaults, read_spec(EXPERIMENTS / "paper/pretrain_r3d.yaml"))
+    # The only default that is not published: another way to the same, several times as fast.
+    assert changed.keys() == {"name", "prototypes.seeding"}
+    assert changed["prototypes.seeding"] == ("auto", "random")
     changed = spec_diff(defaults, read_spec(EXPERIMENTS / "paper/pretrain_r2plus1d.yaml"))
     del changed["name"]
     assert {path: new for path, (_, new) in changed.items()} == {
         "encoder.name": "r2plus1d",
         "consistency.power": 4.0,
+        "prototypes.seeding": "random",
         "prototypes.warmup_epoch": 301,
         "pretrain.epochs": 360,
         "pretrain.batch_size": 8,

@@ -200,8 +200,8 @@ def _judge_threads(torch: int, faiss: int) -> Check:
 
 def _judge_faiss(faiss: Mapping[str, Any], gpu: bool) -> Iterator[Check]:
     if faiss["gpus"] is None:
-        remedy = "pip uninstall faiss-cpu, then pip install 'saccade[gpu]'" if gpu else ""
-        yield Check("k-means (faiss)", WARN if gpu else OK, f"faiss {faiss['version']} on the CPU", remedy)
+        told = f"faiss {faiss['version']} on the CPU" + ("; k-means on the GPU in PyTorch" if gpu else "")
+        yield Check("k-means (faiss)", OK, told)
     elif faiss["gpus"] == 0:
         told = f"faiss {faiss['version']} for GPUs sees none"
         yield Check("k-means (faiss)", WARN, told, "it works on the CPU; on a machine without GPU install faiss-cpu")

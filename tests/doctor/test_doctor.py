@@ -166,7 +166,8 @@ def gpu(**changed: Any) -> dict[str, Any]:
             BAD,
             "H200, 139.0 of 140.0 GiB free, CUDA 12.8, driver 570.1: no kernel image is available",
         ),
-        ({"torch": gpu()}, "570.1", "k-means (faiss)", WARN, "faiss 1.15.1 on the CPU"),
+        ({}, "", "k-means (faiss)", OK, "faiss 1.15.1 on the CPU"),
+        ({"torch": gpu()}, "570.1", "k-means (faiss)", OK, "faiss 1.15.1 on the CPU; k-means on the GPU in PyTorch"),
         (
             {"faiss": {"version": "1.14.1", "gpus": 1, "threads": 4}},
             "",
