@@ -24,6 +24,8 @@ from saccade.runner import main
 from saccade.spec import Spec
 from saccade.spec_reader import parse_spec, read_spec, spec_diff
 
+from .documented import undocumented
+
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 WHOLE = [
     "paper/pretrain_r2plus1d.yaml",
@@ -241,6 +243,7 @@ def test_made_small_it_runs_from_spec_to_report(
 
 
 def check_metrics(found: dict[str, dict[int, float]], spec: Spec) -> None:
+    assert undocumented(found) == set()
     losses = ("loss_saccade", "loss_consistency", "loss_prototype")
     assert found["pretrain/loss"].keys() == found["pretrain/loss_saccade"].keys() == {1, 2}
     assert found["pretrain/loss_prototype"].keys() == {2}  # after the first clustering

@@ -17,6 +17,8 @@ from saccade.evaluation import classifier as classifier_module
 from saccade.journal import read_journal
 from saccade.runner import main
 
+from ..documented import undocumented
+
 OWN = """
 name: small
 data: {{root: {root}, dataset: toy}}
@@ -83,6 +85,7 @@ def test_both_protocols_from_spec_to_report(make_run: Make, toy: Path, capfd: py
         *("pretrain", "evaluate", "linear_probe", "finetune/split1", "finetune/split2", "report"),
     ]
     found = points(folder)
+    assert undocumented(found) == set()
     # Eight training videos in batches of 4; in split 2 there are ten, and two are left over.
     assert found["linear_probe/loss"].keys() == {2, 4, 6}
     assert found["linear_probe/learning_rate"] == {2: 0.1, 4: 0.1, 6: pytest.approx(0.01)}
