@@ -11,7 +11,10 @@ import pytest
 from .mlflow_server import door, server, ui  # noqa: F401 - here, for all folders to share one server
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LONG = ("docker", "screens", "sweep", "tracking/test_outage", "runs/test_verify", "test_resume", "plan/test_plan")
+LONG = (
+    *("docker", "screens", "sweep", "tracking", "runs/test_verify", "test_resume", "plan/test_plan"),
+    *("models/test_encoder", "test_experiments"),
+)
 """Tests that take minutes: they begin first, or one core would be at the last of them while the others wait."""
 
 
