@@ -190,7 +190,7 @@ def test_batches_give_the_same_rows(dataset: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_ctrl_c_leaves_whole_files_and_work_to_go_on_with(dataset: Path) -> None:
-    for number in range(100):
+    for number in range(500):  # so many that the signal comes before the last, also when this process has to wait
         (dataset / "jpegs_256" / f"v{number:02d}").symlink_to(dataset / "jpegs_256" / "ann_walk")
     command = f"{sys.executable} -m saccade.cli data scanpaths --workers 2 --device cpu".split()
     # A group of its own, all of which gets the signal, as from a terminal.
@@ -203,7 +203,7 @@ def test_ctrl_c_leaves_whole_files_and_work_to_go_on_with(dataset: Path) -> None
     assert process.returncode != 0
     assert "Traceback" not in said
     done = _rows(dataset)
-    assert 0 < len(done) < 103
+    assert 0 < len(done) < 503
     for path in (dataset / "jpegs_256").glob("v[1-9]*"):
         path.unlink()
     report = _compute(dataset)
