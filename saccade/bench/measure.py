@@ -109,6 +109,7 @@ def compare(
     unit: str,
     rounds: int,
     baseline: bool = True,
+    seconds: Callable[[Callable[[], object]], float] = cpu_seconds,
 ) -> list[Row]:
     """Measure functions in rounds in which each has its turn.
 
@@ -119,14 +120,15 @@ def compare(
         unit: Of the values: "<amount>/s", amount per second of CPU time, or "ms/<amount>".
         rounds: How often; one more before them does not count.
         baseline: The first function is one, for the others to be compared with.
+        seconds: Time of a call.
     """
     amounts = amount if isinstance(amount, Mapping) else dict.fromkeys(functions, amount)
     speeds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(rounds + 1):
         for name, function in functions.items():
-            seconds = cpu_seconds(function)
+            taken = seconds(function)
             if turn:
-                speeds[name].append(amounts[name] / seconds)
+                speeds[name].append(amounts[name] / taken)
     first = next(iter(speeds))
     rows = []
     for name, found in speeds.items():

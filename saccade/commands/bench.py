@@ -1,5 +1,6 @@
 """`saccade bench`: what we claim about speed, measured on this machine beside a straightforward baseline."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,15 @@ __all__ = ["app"]
 app = typer.Typer(
     help="Measure speed on this machine, each thing beside a straightforward baseline.", no_args_is_help=True
 )
+
+
+class Device(StrEnum):
+    """Where a step is measured."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with the values of all rounds.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds, of which the median counts.")]
@@ -36,6 +46,19 @@ def scanpath(
     from saccade.bench.scanpath import bench_scanpath
 
     report = bench_scanpath(frames, rounds=rounds)
+    typer.echo(report.as_json() if as_json else str(report))
+
+
+@app.command()
+def step(
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of which the median counts.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Clips a second through a training step of both encoders, beside a step in the style of the release."""
+    from saccade.bench.step import bench_step
+
+    report = bench_step(device.value, rounds=rounds)
     typer.echo(report.as_json() if as_json else str(report))
 
 

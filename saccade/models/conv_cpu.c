@@ -1,8 +1,8 @@
 // Convolutions of float32 maps and their gradients on a CPU; conv_cpu.py says who calls them with what.
 //
-// Maps have their channels last, [n, t, h, w, channels]. Two matrix products do all the work, in the textbook's way: a
-// piece of ROWS x COLS sums stays in registers (12 of AVX2's 16) while what it is the sum of streams by from the caches.
-// Who adds what, and in which order, does not depend on the number of threads.
+// Maps have their channels last, [n, t, h, w, channels]. Two matrix products do all the work, in the textbook's way:
+// a piece of ROWS x COLS sums stays in registers (12 of AVX2's 16) while what it is the sum of streams by. Who adds
+// what, and in which order, does not depend on the number of threads.
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,15 +34,29 @@ static inline size places(const Shape *s) { return s->n * s->t * s->h * s->w; }
 static inline size taps(const Shape *s) { return s->taps_t * s->taps_h * s->taps_w; }
 static inline size panel(const Shape *s) { return ceiling(s->out, COLS) * COLS * taps(s) * s->run; }
 
-static inline Place place(const Shape *s, size m) {
-    return (Place){m / s->w / s->h / s->t, m / s->w / s->h % s->t, m / s->w % s->h, m % s->w};
+// Places [from, from + count) of the output.
+static void list_places(const Shape *s, size from, size count, Place *at) {
+    Place p = {from / s->w / s->h / s->t, from / s->w / s->h % s->t, from / s->w % s->h, from % s->w};
+    for (size m = 0; m < count; m++) {
+        at[m] = p;
+        if (++p.w < s->w) continue;
+        p.w = 0;
+        if (++p.h < s->h) continue;
+        p.h = 0;
+        if (++p.t < s->t) continue;
+        p.t = 0, p.n++;
+    }
 }
 
-// What a tap of the kernel sees for a place of the output.
-static inline const float *seen(const Shape *s, const float *x, Place at, size tap, const float *zeros) {
-    size t = at.t * s->stride_t - s->pad_t + tap / s->taps_w / s->taps_h;
-    size h = at.h * s->stride_h - s->pad_h + tap / s->taps_w % s->taps_h;
-    size w = at.w * s->stride_w - s->pad_w + tap % s->taps_w;
+// Where a tap of the kernel looks, from the first place of the input that belongs to a place of the output.
+static inline Place look(const Shape *s, size tap) {
+    return (Place){0, tap / s->taps_w / s->taps_h - s->pad_t, tap / s->taps_w % s->taps_h - s->pad_h,
+        tap % s->taps_w - s->pad_w};
+}
+
+// What it sees there for a place of the output.
+static inline const float *seen(const Shape *s, const float *x, Place at, Place tap, const float *zeros) {
+    size t = at.t * s->stride_t + tap.t, h = at.h * s->stride_h + tap.h, w = at.w * s->stride_w + tap.w;
     if (t < 0 || t >= s->in_t || h < 0 || h >= s->in_h || w < 0 || w >= s->in_w) return zeros;
     return x + at.n * s->from_n + t * s->from_t + h * s->from_h + w * s->from_w;
 }
@@ -95,11 +109,13 @@ static void convolve_block(const Shape *s, const float *x, const float *kernel, 
     Place at[BLOCK];
     const float *row[BLOCK];
     float sums[BLOCK * COLS];
-    for (size m = 0; m < BLOCK; m++) at[m] = place(s, from + least(m, count - 1));
+    list_places(s, from, count, at);
+    for (size m = count; m < BLOCK; m++) at[m] = at[count - 1];
     for (size k = 0; k < s->out; k += COLS) {
         memset(sums, 0, sizeof sums);
         for (size tap = 0; tap < taps(s); tap++, kernel += s->run * COLS) {
-            for (size m = 0; m < BLOCK; m++) row[m] = seen(s, x, at[m], tap, zeros);
+            Place there = look(s, tap);
+            for (size m = 0; m < BLOCK; m++) row[m] = seen(s, x, at[m], there, zeros);
             for (size d = 0; d < s->run; d += DEPTH)
                 for (size m = 0; m < count; m += ROWS) {
                     const float *a[ROWS];
@@ -133,8 +149,9 @@ static float *room(const Shape *s) {
 static void gather(const Shape *s, const float *x, const Place *at, size count, size tap, size c, float *b,
     const float *zeros) {
     size cols = least(COLS, s->run - c);
+    Place there = look(s, tap);
     for (size m = 0; m < count; m++, b += COLS) {
-        const float *from = seen(s, x, at[m], tap, zeros) + c;
+        const float *from = seen(s, x, at[m], there, zeros) + c;
         if (cols == COLS) {
             store(b, load(from));
             store(b + LANES, load(from + LANES));
@@ -151,10 +168,16 @@ static void gradient_units(const Shape *s, const float *x, const float *dy, floa
     Place at[POINTS];
     for (size from = 0; from < places(s); from += POINTS) {
         size count = least(POINTS, places(s) - from);
-        for (size m = 0; m < count; m++) at[m] = place(s, from + m);
-        for (size k = 0; k < s->out; k++)  // dy as [out / ROWS][POINTS][ROWS]
-            for (size m = 0; m < count; m++)
-                a[k / ROWS * ROWS * POINTS + m * ROWS + k % ROWS] = dy[(from + m) * s->out + k];
+        list_places(s, from, count, at);
+        for (size k = 0; k < s->out; k += ROWS)  // dy as [out / ROWS][POINTS][ROWS]
+            for (size m = 0; m < count; m++) {
+                const float *row = dy + (from + m) * s->out + k;
+                float *to = a + k * POINTS + m * ROWS;
+                if (k + ROWS <= s->out)
+                    for (size r = 0; r < ROWS; r++) to[r] = row[r];
+                else
+                    for (size r = 0; r < s->out - k; r++) to[r] = row[r];
+            }
         for (size unit = first; unit < last; unit++) {
             size tap = unit / units, c = unit % units * COLS, cols = least(COLS, s->run - c);
             gather(s, x, at, count, tap, c, b, zeros);
@@ -302,8 +325,8 @@ static void chunk_to_planes(const Shape *s, const Chunks *c, const Shape *plane,
     size rows = plane->w / c->wide;
 #pragma omp for schedule(static)
     for (size i = 0; i < plane->n * s->t * rows; i++)
-        to_planes(map + (clip * s->t + i / rows) * s->h * s->w * channels, s->h, s->w, channels, row + i % rows, c->wide,
-            side, planes + i * c->wide * channels, step, c->zeros);
+        to_planes(map + (clip * s->t + i / rows) * s->h * s->w * channels, s->h, s->w, channels, row + i % rows,
+            c->wide, side, planes + i * c->wide * channels, step, c->zeros);
 }
 
 // y [n, t, h, w, out] of x [n, t, h, w, run] by a kernel of taps_t x 3 x 3 taps, given as
