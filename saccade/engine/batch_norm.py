@@ -4,7 +4,7 @@ Without, each process would normalise its share by that share's own mean and var
 be another run. Names and shapes of weights and buffers do not change.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,38 +18,58 @@ __all__ = ["JoinedBatchNorm", "joined_batch_norm"]
 M = TypeVar("M", bound=nn.Module)
 
 
-class _Total(torch.autograd.Function):
-    """The sum over all processes. Each process's loss depends on it, so the gradient is the sum of theirs too."""
+class _Normalise(torch.autograd.Function):
+    """`weight * (x - mean) / sqrt(variance + eps) + bias` by the mean and the variance over all processes.
+
+    One message forward and one backward, since many small messages are what such layers cost.
+    """
 
     @staticmethod
-    def forward(ctx: object, values: Tensor) -> Tensor:
-        return ranks.total(values)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        over, shape = _axes(x)
+        variance, mean = torch.var_mean(x, over, correction=0)
+        # Shares are equally large. A mean of squares less a squared mean would lose digits.
+        means, variances = ranks.gather(torch.stack([mean, variance])[None]).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
+        deviation = (variance + eps).sqrt()
+        normalised = (x - mean.view(shape)) / deviation.view(shape)
+        ctx.save_for_backward(normalised, weight, deviation)
+        ctx.mark_non_differentiable(mean, variance)
+        return normalised * weight.view(shape) + bias.view(shape), mean, variance
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return ranks.total(gradient)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        normalised, weight, deviation = ctx.saved_tensors
+        gradient = gradients[0]
+        over, shape = _axes(gradient)
+        own = torch.stack([gradient.sum(over), (gradient * normalised).sum(over)])
+        # x has a part in the means of all processes, whose losses so depend on it.
+        plain, along = (ranks.total(own) / (gradient.numel() // len(weight) * ranks.size())).unbind(0)
+        inner = gradient - plain.view(shape) - normalised * along.view(shape)
+        return inner * (weight / deviation).view(shape), own[1], own[0], None
+
+
+def _axes(x: Tensor) -> tuple[list[int], list[int]]:
+    """All axes but the channels', and the shape that a vector of channels has beside `x`."""
+    return [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
 
 
 class JoinedBatchNorm(_BatchNorm):
     """Batch norm over the shares of all processes, which are equally large: what torch's SyncBatchNorm does on GPUs.
 
-    `joined_batch_norm` makes one of any batch norm. Statistics are summed in float32.
+    `joined_batch_norm` makes one of any batch norm. Computed in float32 at least.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, ...]` to the same."""
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        over, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        out, mean, variance = _Normalise.apply(wide, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         count = x.numel() // x.shape[1] * ranks.size()
-        mean: Tensor = _Total.apply(wide.sum(over)) / count  # type: ignore[no-untyped-call]
-        centred = wide - mean.view(shape)
-        # In a second pass: a mean of squares less a squared mean would lose digits.
-        variance: Tensor = _Total.apply(centred.square().sum(over)) / count  # type: ignore[no-untyped-call]
         self._follow(mean, variance * count / (count - 1))
-        scale = (variance + self.eps).rsqrt() * self.weight
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        return out.to(x.dtype)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:

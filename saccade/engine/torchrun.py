@@ -22,7 +22,7 @@ from torch.distributed.run import parse_args, run
 
 from saccade.engine.ranks import PEER_GONE
 
-__all__ = ["ending", "main", "options"]
+__all__ = ["end", "ending", "main", "options"]
 
 _STOPPED = 143
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -79,9 +79,14 @@ def main(argv: Sequence[str], program: Sequence[str] = _PROGRAM) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    code = main(sys.argv[1:])
+def end(code: int) -> None:
+    """Leave with an exit code, or by the signal that a negative one stands for."""
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        with suppress(OSError):  # SIGKILL has no handler to reset
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    end(main(sys.argv[1:]))

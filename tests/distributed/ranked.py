@@ -1,0 +1,134 @@
+"""One of several processes, as torchrun would start it: runpy gives RANK, SIZE, PORT, TASK and ARGUMENTS as globals."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from saccade import builders, features, pretrain, runner
+from saccade.engine import ranks
+from saccade.engine.batch_norm import joined_batch_norm
+from saccade.evaluation import clip_features
+from saccade.stages import classifiers, pretraining, retrieval
+
+
+def in_double_precision() -> None:
+    """Rounding would hide a small mistake, and a network this small makes a large difference of a small one."""
+    single = torch.Tensor.float
+
+    def use(dtype: torch.dtype) -> None:
+        torch.set_default_dtype(dtype)
+        torch.Tensor.float = torch.Tensor.double if dtype == torch.float64 else single  # type: ignore[method-assign]
+
+    use(torch.float64)
+    for module in (pretrain, features, clip_features):
+        render = module.render
+
+        def render_double(*args: Any, render: Callable[..., Any] = render, **options: Any) -> Any:
+            use(torch.float32)  # as OpenCV wants its images
+            clips, masks = render(*args, **options)
+            use(torch.float64)
+            return clips.double(), None if masks is None else masks.double()
+
+        module.render = render_double  # type: ignore[attr-defined]
+    fit = builders.fit
+
+    def fit_rounded(spec: Any, rows: Any, *rest: Any) -> Any:  # k-means is in float32
+        return fit(spec, np.round(rows, 5), *rest)
+
+    builders.fit = fit_rounded
+
+
+def without_pictures() -> None:
+    """They are most of what a tiny run takes, and all by the first process."""
+
+    def nothing(*args: Any, **options: Any) -> None: ...
+
+    runner.report = runner.draw_training_clips = nothing  # type: ignore[attr-defined]
+    retrieval.draw_retrieval = pretraining.draw_clustering = nothing  # type: ignore[attr-defined]
+    classifiers._write_down = nothing
+
+
+def train(folder: str, *, double: bool = False, send: int = 0, to: int = 0, before_step: int = 0) -> None:
+    """The trainer; process `to` sends itself a signal before a step. What is said goes to a file."""
+    log = os.open(Path(folder) / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    runner._NOTICE_SEC = 0.0  # There is no torchrun to notice anything.
+    without_pictures()
+    if double:
+        in_double_precision()
+    step = pretrain.training_step
+
+    def training_step(learner: Any, *rest: Any) -> Any:
+        if send and ranks.rank() == to and learner.step + 1 == before_step:
+            os.kill(os.getpid(), send)
+        return step(learner, *rest)
+
+    pretrain.training_step = training_step
+    sys.exit(runner.main([folder]))
+
+
+def pieces(folder: str) -> None:
+    """What share, whole and own_rows make of a batch of 12 in two parts."""
+    batch = list(range(100, 112))
+    shared = ranks.share(batch, 2)
+    gathered = ranks.whole(torch.tensor(shared)[:, None] * torch.ones(1, 3, dtype=torch.long), 2)
+    parts = [ranks.own_rows(torch.tensor(batch), part, 2).tolist() for part in range(2)]
+    stop = runner.StopRequest()
+    before = ranks.asked_to_stop(stop)
+    if ranks.rank() == 1:
+        stop.request("it was told to")
+    found = {
+        "shared": shared,
+        "whole": gathered[:, 2].tolist(),
+        "parts": parts,
+        "mean": ranks.mean({"a": torch.tensor(float(ranks.rank())), "b": torch.tensor(5.0)}),
+        "stop": [before, ranks.asked_to_stop(stop), stop.requested],
+        "first": ranks.from_first(lambda: f"by {ranks.rank()}"),
+        "said": ranks.first_to_say(),
+    }
+    torch.save(found, Path(folder) / f"pieces{ranks.rank()}.pt")
+
+
+def batch_norm(folder: str) -> None:
+    """Two steps of a network with batch norm on this process's half of a batch."""
+    given = torch.load(Path(folder) / "given.pt", weights_only=False)
+    network, inputs, weights = given["network"], given["inputs"], given["weights"]
+    found: dict[str, Any] = {"parameters_before": [id(p) for p in network.parameters()]}
+    network = joined_batch_norm(network, torch.device("cpu"))
+    found["parameters_after"] = [id(p) for p in network.parameters()]
+    found["kinds"] = [type(part).__name__ for part in network.modules() if isinstance(part, nn.BatchNorm3d | nn.Module)]
+    for step, (x, weight) in enumerate(zip(inputs, weights, strict=True)):
+        own = ranks.own_rows(x).clone().requires_grad_()
+        network.zero_grad()
+        out = network(own)
+        (out * ranks.own_rows(weight)).sum().backward()
+        gradients = [parameter.grad for parameter in network.parameters()]
+        found[f"step{step}"] = (out.detach(), own.grad, gradients)
+    found["state"] = network.state_dict()
+    network.eval()
+    found["eval"] = network(inputs[0]).detach()
+    torch.save(found, Path(folder) / f"found{ranks.rank()}.pt")
+
+
+if "TASK" in globals():
+    # The program that torchrun starts is no child of a fork server, and not in the group of the tests.
+    os.setsid()
+    os.environ |= {name: str(globals()["RANK"]) for name in ("RANK", "LOCAL_RANK")}
+    os.environ |= {name: str(globals()["SIZE"]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(globals()["PORT"]), "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    task: Callable[..., None] = {"train": train, "pieces": pieces, "batch_norm": batch_norm}[globals()["TASK"]]
+    if task is not train:
+        ranks.join()
+    task(**globals()["ARGUMENTS"])
+    ranks.leave()
