@@ -7,6 +7,7 @@ clock, at the paper's batches. Losses 1 and 2, as in the first 240 of the paper'
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
@@ -22,13 +23,47 @@ from saccade.pretrain import training_step
 from saccade.rng import derive_seed
 from saccade.spec import ConsistencySpec, Spec
 
-__all__ = ["ENCODERS", "Steps", "bench_step", "matrix_rate", "step_flop"]
+__all__ = [
+    "BANK",
+    "ENCODERS",
+    "Batch",
+    "Steps",
+    "bench_step",
+    "gpu_seconds",
+    "made_batch",
+    "matrix_rate",
+    "paper_spec",
+    "step_flop",
+]
 
 _SEED = 632
-_VIDEOS = 9537
+BANK = 9537
 """In the training list of UCF101's first split: what the memory bank is as large as."""
 ENCODERS = {"r3d": ("R3D", 1.0, 16), "r2plus1d": ("R(2+1)D", 4.0, 8)}
 """Name in a spec -> what it is called, the exponent of its affinities, videos in the paper's batch."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Of M clips of B videos, on the device where they are wanted."""
+
+    clips: Tensor
+    """`[M, 3, T, H, W]`."""
+    masks: Tensor
+    """`[M, 1, H, W]`."""
+    videos: Tensor
+    """Their positions in the training list, `[B]`."""
+
+
+def made_batch(spec: Spec, videos: int, bank: int, device: torch.device) -> Batch:
+    """Noise for `videos` of a training list of `bank`, channels last."""
+    generator = torch.Generator().manual_seed(_SEED)
+    size, count = spec.clip.size, videos * 2 * spec.saccade.focus_num
+    clips = torch.randn(count, 3, spec.clip.frames, size, size, generator=generator)
+    masks = (torch.rand(count, 1, size, size, generator=generator) < 0.5).float()
+    chosen = torch.randperm(bank, generator=generator)[:videos]
+    clips = clips.contiguous(memory_format=torch.channels_last_3d)
+    return Batch(clips.to(device), masks.to(device), chosen.to(device))
 
 
 class Steps:
@@ -36,37 +71,29 @@ class Steps:
 
     Args:
         spec: What is trained.
-        videos: In a batch.
         machine: For ours; the other is float32 and not compiled, TF32 on a GPU.
-        bank: Videos in the training list; None: UCF101's.
+        bank: Videos in the training list.
     """
 
-    def __init__(self, spec: Spec, videos: int, machine: Machine, *, bank: int | None = None) -> None:
-        bank = bank or _VIDEOS
-        self.recipe, self.machine, device = builders.build_recipe(spec), machine, machine.device
+    def __init__(self, spec: Spec, machine: Machine, bank: int) -> None:
+        self.recipe, self.machine = builders.build_recipe(spec), machine
         self.ours = builders.build_learner(spec, bank, machine)
-        self.theirs = straightforward(builders.build_learner(spec, bank, Machine(device, "fp32")))
+        self.theirs = straightforward(builders.build_learner(spec, bank, Machine(machine.device, "fp32")))
         for learner in (self.ours, self.theirs):
             learner.set_rates(spec.pretrain.learning_rate, spec.pretrain.projection_lr_ratio)
             learner.train()
-        generator = torch.Generator().manual_seed(_SEED)
-        size, count = spec.clip.size, videos * 2 * spec.saccade.focus_num
-        self.videos = torch.randperm(bank, generator=generator)[:videos].to(device)
-        self.clips = torch.randn(count, 3, spec.clip.frames, size, size, generator=generator).to(device)
-        self.masks = (torch.rand(count, 1, size, size, generator=generator) < 0.5).float().to(device)
-        self.channels_last = self.clips.contiguous(memory_format=torch.channels_last_3d)
 
-    def our_step(self) -> dict[str, Tensor]:
+    def our_step(self, batch: Batch) -> dict[str, Tensor]:
         """One step as a run does it."""
         with self.machine.stepping():
-            metrics = training_step(self.ours, self.recipe, self.channels_last, self.masks, self.videos, self.machine)
+            metrics = training_step(self.ours, self.recipe, batch.clips, batch.masks, batch.videos, self.machine)
         self.ours.step += 1
         return metrics
 
-    def their_step(self) -> dict[str, float]:
+    def their_step(self, batch: Batch) -> dict[str, float]:
         """One step as the release does it, with the same negatives."""
-        count = self.recipe.focus_num
-        slots = (self.videos[:, None] * count + torch.arange(count, device=self.videos.device).repeat(2)).flatten()
+        fixations = torch.arange(self.recipe.focus_num, device=batch.videos.device).repeat(2)
+        slots = (batch.videos[:, None] * self.recipe.focus_num + fixations).flatten()
         seed = derive_seed(self.recipe.seed, "negatives", self.theirs.step)
         drawn = torch.randint(
             len(self.theirs.memory),
@@ -74,7 +101,7 @@ class Steps:
             generator=torch.Generator().manual_seed(seed),
         ).to(slots.device)
         with self.machine.stepping():
-            losses = release_step(self.theirs, self.recipe, self.clips, self.masks, slots, drawn)
+            losses = release_step(self.theirs, self.recipe, batch.clips.contiguous(), batch.masks, slots, drawn)
         self.theirs.step += 1
         return losses
 
@@ -93,28 +120,30 @@ def bench_step(device: str = "auto", *, rounds: int = 3, encoders: tuple[str, ..
     with one_thread():
         rate = matrix_rate(machine.device)
         for encoder in encoders:
-            spec, name = _spec(encoder), ENCODERS[encoder][0]
-            steps = Steps(spec, spec.pretrain.batch_size if on_gpu else 1, machine)
-            clips = len(steps.clips)
+            spec, name = paper_spec(encoder), ENCODERS[encoder][0]
+            steps = Steps(spec, machine, BANK)
+            batch = made_batch(spec, spec.pretrain.batch_size if on_gpu else 1, BANK, machine.device)
+            ours, theirs, clips = partial(steps.our_step, batch), partial(steps.their_step, batch), len(batch.clips)
             repeated = 10 if on_gpu else 1
             rows = compare(
                 f"{name}, {clips} clips a step",
                 {
-                    f"release style, {'TF32' if on_gpu else 'fp32'}, eager": _times(repeated, steps.their_step),
-                    f"as here, {machine.precision}": _times(repeated, steps.our_step),
+                    f"release style, {'TF32' if on_gpu else 'fp32'}, eager": _times(repeated, theirs),
+                    f"as here, {machine.precision}": _times(repeated, ours),
                 },
                 amount=repeated * clips,
                 unit="clips/s",
                 rounds=rounds,
-                seconds=_gpu_seconds if on_gpu else cpu_seconds,
+                seconds=gpu_seconds if on_gpu else cpu_seconds,
             )
             report.rows += rows + _shares(name, rows, step_flop(spec), rate, on_gpu)
             if on_gpu:
-                report.settings[f"host waits in a step of {name}"] = _waits(steps.our_step)
+                report.settings[f"host waits in a step of {name}"] = _waits(ours)
     return report
 
 
-def _spec(encoder: str) -> Spec:
+def paper_spec(encoder: str) -> Spec:
+    """The published settings of pre-training."""
     name, power, batch = ENCODERS[encoder]
     spec = Spec(name=name, seed=_SEED, consistency=ConsistencySpec(power=power))
     return spec.model_copy(
@@ -133,7 +162,8 @@ def _times(count: int, step: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-def _gpu_seconds(function: Callable[[], object]) -> float:
+def gpu_seconds(function: Callable[[], object]) -> float:
+    """Time until the GPU is done with a call."""
     torch.cuda.synchronize()
     began = time.perf_counter()
     function()
@@ -152,12 +182,12 @@ def _shares(name: str, rows: list[Row], flop: int, rate: float, on_gpu: bool) ->
     return found
 
 
-def matrix_rate(device: torch.device) -> float:
-    """FLOP a second of large matrix products of random numbers: bf16 on a GPU, float32 on a CPU."""
+def matrix_rate(device: torch.device, side: int | None = None) -> float:
+    """FLOP a second of matrix products of random numbers: bf16 of 8192 on a GPU, float32 of 2048 on a CPU."""
     on_gpu = device.type == "cuda"
-    side, dtype = (8192, torch.bfloat16) if on_gpu else (2048, torch.float32)
+    side, dtype = side or (8192 if on_gpu else 2048), torch.bfloat16 if on_gpu else torch.float32
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    product, seconds = partial(torch.mm, a, b), _gpu_seconds if on_gpu else cpu_seconds
+    product, seconds = partial(torch.mm, a, b), gpu_seconds if on_gpu else cpu_seconds
     repeated = 10 if on_gpu else 1
     times = [seconds(_times(repeated, product)) for _ in range(6)][1:]
     return 2 * side**3 * repeated / median(times)

@@ -62,6 +62,19 @@ def step(
     typer.echo(report.as_json() if as_json else str(report))
 
 
+@app.command("end-to-end")
+def end_to_end(
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of which the median counts.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Clips a second from JPEG files to the updated encoder, and how much of that is waiting for data."""
+    from saccade.bench.end_to_end import bench_end_to_end
+
+    report = bench_end_to_end(device.value, rounds=rounds)
+    typer.echo(report.as_json() if as_json else str(report))
+
+
 @app.command()
 def clustering(
     features: Annotated[

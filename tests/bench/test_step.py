@@ -8,7 +8,7 @@ import torch
 
 from saccade.bench import step
 from saccade.bench.measure import Report, Row
-from saccade.bench.step import Steps, bench_step, matrix_rate, step_flop
+from saccade.bench.step import Steps, bench_step, made_batch, matrix_rate, paper_spec, step_flop
 from saccade.engine.device import Machine
 from saccade.spec import ClipSpec, ConsistencySpec, ContrastSpec, EncoderSpec, PretrainSpec, SaccadeSpec, Spec
 
@@ -36,11 +36,11 @@ def _spec(encoder: str, width: int, power: float = 1.0) -> Spec:
     )
 
 
-def _differences(steps: Steps, count: int) -> tuple[list[float], list[float]]:
-    theirs, differences = [], []
+def _differences(steps: Steps, spec: Spec, count: int) -> tuple[list[float], list[float]]:
+    theirs, differences, batch = [], [], made_batch(spec, 3, 12, CPU)
     for _ in range(count):
-        ours = steps.our_step()["pretrain/loss"].detach()
-        theirs.append(steps.their_step()["loss"])
+        ours = steps.our_step(batch)["pretrain/loss"].detach()
+        theirs.append(steps.their_step(batch)["loss"])
         differences.append(abs(float(ours) - theirs[-1]))
     return theirs, differences
 
@@ -51,15 +51,17 @@ def _differences(steps: Steps, count: int) -> tuple[list[float], list[float]]:
 @pytest.mark.parametrize(("precision", "width", "tolerance"), [("fp32", 16, 2e-4), ("bf16", 4, 3e-2)])
 def test_losses_follow_the_plain_step_over_100_steps(precision: str, width: int, tolerance: float) -> None:
     machine = Machine(CPU, precision, own_convolutions=precision == "fp32")
-    losses, differences = _differences(Steps(_spec("r3d", width), 3, machine, bank=12), 100)
+    spec = _spec("r3d", width)
+    losses, differences = _differences(Steps(spec, machine, 12), spec, 100)
     assert losses[-1] < losses[0] / 3  # It learns, so that there is something to follow.
     assert sum(differences) / 100 < tolerance * losses[0]
 
 
 @pytest.mark.parametrize(("encoder", "power"), [("r3d", 1.0), ("r2plus1d", 4.0)])
 def test_the_first_steps_are_the_same_method(encoder: str, power: float) -> None:
-    steps = Steps(_spec(encoder, 16, power), 3, Machine(CPU, "fp32", own_convolutions=True), bank=12)
-    _, differences = _differences(steps, 2)
+    spec = _spec(encoder, 16, power)
+    steps = Steps(spec, Machine(CPU, "fp32", own_convolutions=True), 12)
+    _, differences = _differences(steps, spec, 2)
     assert differences[0] < 1e-4
     torch.testing.assert_close(steps.ours.memory, steps.theirs.memory, atol=1e-2, rtol=0)
     moved = (steps.ours.projection.linear.weight - steps.theirs.projection.linear.weight).abs().max()
@@ -69,18 +71,18 @@ def test_the_first_steps_are_the_same_method(encoder: str, power: float) -> None
 def test_flop_of_a_step_are_those_of_the_paper() -> None:
     """39.8 and 42.7 GFLOP forward, three times that for a step, without the gradient in the clips."""
     for encoder, forward in (("r3d", 39.8), ("r2plus1d", 42.7)):
-        found = step_flop(step._spec(encoder)) / 1e9
+        found = step_flop(paper_spec(encoder)) / 1e9
         assert 0.95 * 3 * forward < found < 3 * forward
 
 
 def test_a_cpu_multiplies_matrices() -> None:
-    assert 1e8 < matrix_rate(CPU) < 1e13
+    assert 1e8 < matrix_rate(CPU, 128) < 1e13
 
 
 def test_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step, "_spec", lambda encoder: _spec(encoder, 4))
+    monkeypatch.setattr(step, "paper_spec", lambda encoder: _spec(encoder, 4))
     monkeypatch.setattr(step, "matrix_rate", lambda device: 50e9)
-    monkeypatch.setattr(step, "_VIDEOS", 12)
+    monkeypatch.setattr(step, "BANK", 12)
     report = bench_step("cpu", rounds=1, encoders=("r3d",))
     theirs, ours, products, their_share, our_share = report.rows
     assert theirs.group == "R3D, 2 clips a step"
