@@ -48,6 +48,23 @@ static void list_places(const Shape *s, size from, size count, Place *at) {
     }
 }
 
+// The output in pieces of at most `most` places. Of large frames, the same part of each frame in turn: taps along time
+// then find it in the caches.
+static size pieces(const Shape *s, size most) {
+    size frame = s->h * s->w;
+    return frame < most ? ceiling(places(s), most) : s->n * s->t * ceiling(frame, most);
+}
+
+static size piece(const Shape *s, size most, size i, size *from) {
+    size frame = s->h * s->w, parts = ceiling(frame, most), part = i / s->t % parts * most;
+    if (frame < most) {
+        *from = i * most;
+        return least(most, places(s) - *from);
+    }
+    *from = (i / s->t / parts * s->t + i % s->t) * frame + part;
+    return least(most, frame - part);
+}
+
 // Where a tap of the kernel looks, from the first place of the input that belongs to a place of the output.
 static inline Place look(const Shape *s, size tap) {
     return (Place){0, tap / s->taps_w / s->taps_h - s->pad_t, tap / s->taps_w % s->taps_h - s->pad_h,
@@ -135,8 +152,10 @@ static void convolve_block(const Shape *s, const float *x, const float *kernel, 
 void convolve(const Shape *s, const float *x, const float *kernel, float *y) {
     float *zeros = calloc(s->run, sizeof(float));
 #pragma omp parallel for schedule(static) num_threads(s->threads)
-    for (size from = 0; from < places(s); from += BLOCK)
-        convolve_block(s, x, kernel, y, from, least(BLOCK, places(s) - from), zeros);
+    for (size i = 0; i < pieces(s, BLOCK); i++) {
+        size from, count = piece(s, BLOCK, i, &from);
+        convolve_block(s, x, kernel, y, from, count, zeros);
+    }
     free(zeros);
 }
 
@@ -166,8 +185,8 @@ static void gradient_units(const Shape *s, const float *x, const float *dy, floa
     size units = ceiling(s->run, COLS), step = taps(s) * s->run;
     float *b = a + ceiling(s->out, ROWS) * ROWS * POINTS;
     Place at[POINTS];
-    for (size from = 0; from < places(s); from += POINTS) {
-        size count = least(POINTS, places(s) - from);
+    for (size i = 0; i < pieces(s, POINTS); i++) {
+        size from, count = piece(s, POINTS, i, &from);
         list_places(s, from, count, at);
         for (size k = 0; k < s->out; k += ROWS)  // dy as [out / ROWS][POINTS][ROWS]
             for (size m = 0; m < count; m++) {
