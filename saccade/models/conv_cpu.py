@@ -1,4 +1,4 @@
-"""3-D convolutions on a CPU, faster than PyTorch's in float32: `conv_cpu.c`, compiled here on first use.
+"""3-D convolutions on a CPU, faster than PyTorch's in float32: `conv_cpu.c` and `winograd_cpu.c`, compiled on first use.
 
 3 x 3 kernels go Winograd's way over height and width (a quarter of the multiplications; Lavin & Gray, 2016,
 arXiv:1509.09308), all others directly; gradients likewise. Results differ from PyTorch's in rounding only, and are the
@@ -24,7 +24,8 @@ from torch import Tensor
 
 __all__ = ["available", "convolve", "input_gradient", "kernel_gradient"]
 
-_SOURCE = Path(__file__).with_name("conv_cpu.c")
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("winograd_cpu.c", "conv_cpu.c"))
+"""The first one includes the second."""
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 _LANES = 8
 Triple = tuple[int, int, int]
@@ -55,8 +56,8 @@ def available() -> bool:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """The compiled `conv_cpu.c`, kept in the user's cache for the next process."""
-    source = _SOURCE.read_bytes()
+    """The compiled sources, kept in the user's cache for the next process."""
+    source = b"".join(path.read_bytes() for path in _SOURCES)
     name = f"conv-{hashlib.sha256(source + repr((_FLAGS, _processor())).encode()).hexdigest()[:16]}.so"
     for folder in (Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saccade", None):
         try:
@@ -86,7 +87,7 @@ def _compile(target: Path) -> None:
     # Under another name first: two processes may be at it.
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
-        command = [compiler, *_FLAGS, "-o", str(made), str(_SOURCE)]
+        command = [compiler, *_FLAGS, "-o", str(made), str(_SOURCES[0])]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         made.replace(target)
 
