@@ -51,16 +51,20 @@ def extract_features(
     rounds = [batches[start : start + ranks.size()] for start in range(0, len(batches), ranks.size())]
     # In the last round a process for which nothing is left does one that another does too.
     own = [each[min(ranks.rank(), len(each) - 1)] for each in rounds]
-    rows = []
+    rows, place = torch.empty(0), 0
     with progress(desc=desc, unit="video", total=len(items)) as bar:
         for samples, done in zip(make_loader(dataset, own, workers), rounds, strict=True):
             clips, masks = render(samples, size=clip_size, device=device, normalised=normalised)
             features = encode(clips, masks).float()
-            rows.append(features.view(len(samples), -1, features.shape[-1]).cpu())
+            features = features.view(len(samples), -1, features.shape[-1])
+            if not place:  # At once, for joining batches at the end would hold all of them twice.
+                rows = torch.empty(sum(map(len, own)), *features.shape[1:])
+            rows[place : place + len(samples)] = features
+            place += len(samples)
             bar.update(sum(map(len, done)))
             if ranks.asked_to_stop(stop):
                 stop.check()
-    return _of_all(torch.cat(rows), len(rounds), batch_size)[: len(items)].numpy()
+    return _of_all(rows, len(rounds), batch_size)[: len(items)].numpy()
 
 
 def _of_all(rows: Tensor, rounds: int, batch_size: int) -> Tensor:
