@@ -1,4 +1,4 @@
-"""3-D convolutions on a CPU, faster than PyTorch's in float32: `conv_cpu.c` and `winograd_cpu.c`, compiled on first use.
+"""3-D convolutions on a CPU, faster than PyTorch's in float32: `conv_cpu.c` and `winograd_cpu.c`, compiled here once.
 
 3 x 3 kernels go Winograd's way over height and width (a quarter of the multiplications; Lavin & Gray, 2016,
 arXiv:1509.09308), all others directly; gradients likewise. Results differ from PyTorch's in rounding only, and are the
