@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saccade.errors import SaccadeError
+from saccade.spec import Spec
 from saccade.spec_reader import read_spec
 
 if TYPE_CHECKING:
@@ -137,6 +138,21 @@ def _parsed(parameters: str) -> dict[str, Any]:
     return found
 
 
+def _check_gpus(spec: Spec, parameters: str) -> None:
+    given = _parsed(parameters)
+    if given.get("tasks_per_node", 1) != 1:
+        raise SaccadeError(
+            f"--slurm {parameters}: tasks_per_node would start the run {given['tasks_per_node']} times; a task is one "
+            "saccade run, which starts its own processes (engine.processes)"
+        )
+    gpus, processes = given.get("gpus_per_node"), spec.engine.processes
+    if isinstance(gpus, int) and gpus < processes and spec.engine.device != "cpu":
+        raise SaccadeError(
+            f"--slurm {parameters}: gpus_per_node={gpus} are too few for engine.processes = {processes}; give "
+            f"gpus_per_node={processes}"
+        )
+
+
 def describe(jobs: "Sequence[submitit.Job[int]]", runs_root: Path) -> str:
     """What was submitted, and where it says how it does."""
     ids = ", ".join(str(job.job_id) for job in jobs)
@@ -153,7 +169,7 @@ def submit_run(
         SaccadeError: The spec is wrong, or the cluster.
     """
     if spec is not None:
-        read_spec(spec, overrides)
+        _check_gpus(read_spec(spec, overrides), parameters)
     words = ["run", *([str(spec)] if spec is not None else []), "--runs", str(runs_root)]
     words += ["--resume", resume] if resume is not None else []
     words += [word for each in overrides for word in ("--set", each)]

@@ -261,7 +261,7 @@ def _train(run: RunDir, command: Sequence[str] | None, console: Console, signals
 def _trainer_command(run: RunDir) -> tuple[str, ...]:
     """One process, or torchrun with several; a run from before there could be several does not say."""
     processes = run.record().get("processes", 1)
-    if processes == 1:
+    if processes == 1 and "PET_NNODES" not in os.environ:  # torchrun's variable, of a run on several machines
         return (sys.executable, "-m", "saccade.runner")
     return (sys.executable, "-m", "saccade.engine.torchrun", str(processes))
 

@@ -39,7 +39,12 @@ def start(
     spec: SweepPath,
     workers: Annotated[int, typer.Option(min=1, help="Trials that run here at a time.")] = 1,
     devices: Annotated[
-        str | None, typer.Option(metavar="0,1,2", help="A worker for each of these GPUs, in place of --workers.")
+        str | None,
+        typer.Option(
+            metavar="0,1,2",
+            help="A worker for each of these GPUs, or groups of them (0+1,2+3) for engine.processes, in place of "
+            "--workers.",
+        ),
     ] = None,
     slurm: Annotated[
         str | None,

@@ -38,6 +38,13 @@ def advise_on_machine(spec: Spec, plan: Plan, *, tracked_here: bool) -> Iterator
             f"machine: others compute on it (load {machinery.load:.1f} on {machinery.cores:g} cores), so these times "
             "hold only while they do; plan again when it is quiet"
         )
+    if spec.engine.processes > 1:
+        count = spec.engine.processes
+        yield (
+            f"engine.processes: measured with one process; {count} share the steps and the passes over videos, which "
+            f"take 1/{count} of the time at best, k-means and pictures what they take here, and host memory "
+            f"{count} times as much"
+        )
     remedy = data_remedy(spec, plan)
     if remedy:
         yield remedy
@@ -93,14 +100,18 @@ def _advise_on_device(spec: Spec, plan: Plan) -> Iterator[str]:
         yield f"engine.precision: bf16, which {machinery.description} only imitates; set auto"
     if spec.engine.precision == "fp32" and machinery.bf16_units and machinery.device == "cuda":
         yield "engine.precision: fp32, though the GPU has units for bf16, which take about half the time; set auto"
-    if spec.engine.threads is not None and spec.engine.threads > machinery.cores:
+    if spec.engine.threads is not None and spec.engine.threads * spec.engine.processes > machinery.cores:
         yield f"engine.threads: {spec.engine.threads} on {machinery.cores:g} cores wait for each other; set null"
 
 
 def _advise_on_workers(spec: Spec, measured: Measured) -> Iterator[str]:
-    workers, cores = spec.engine.workers, measured.machinery.cores
+    workers, cores = spec.engine.workers, measured.machinery.cores / spec.engine.processes
     if workers > cores:
-        yield f"engine.workers: {workers} on {cores:g} cores only change places; set at most {math.floor(cores) or 1}"
+        shared = " for each process" if spec.engine.processes > 1 else ""
+        yield (
+            f"engine.workers: {workers} on {cores:g} cores{shared} only change places; set at most "
+            f"{math.floor(cores) or 1}"
+        )
     ready = _HANDED_OVER * measured.batch_bytes
     room = measured.machinery.shm_bytes
     if workers and room is not None and ready > _FULL * room:

@@ -17,6 +17,7 @@ from types import FrameType
 
 import optuna
 
+from saccade.errors import SpecError
 from saccade.initial_weights import find_initial_weights
 from saccade.spec_reader import expand_env
 from saccade.sweep.best import best_names, write_confirmation
@@ -31,7 +32,7 @@ from saccade.sweep.worker import Job, job_text
 from saccade.tracking.address import resolve_uri
 from saccade.tracking.sync import reconcile
 
-__all__ = ["INTERRUPTED", "drive", "study_folder"]
+__all__ = ["INTERRUPTED", "device_groups", "drive", "study_folder"]
 
 INTERRUPTED = 130
 _POLL_SEC, _PUBLISH_SEC, _CONNECT_SEC, _LAST_SEND_SEC = 1.0, 30.0, 15.0, 60.0
@@ -60,7 +61,8 @@ def drive(
         overrides: `--set`, of settings of this machine.
         runs_root: Folder of all runs.
         workers: How many trials run here at a time.
-        devices: GPUs by the numbers of CUDA_VISIBLE_DEVICES, a worker for each; `workers` is not used then.
+        devices: GPUs by the numbers of CUDA_VISIBLE_DEVICES, or groups of them (0+1), a worker for each; `workers` is
+            not used then.
         command: The trainer, for tests.
 
     Returns:
@@ -72,7 +74,7 @@ def drive(
     sweep = read_sweep(path, overrides)
     if command is None:
         _check_machine(sweep, runs_root)
-    places: list[str | None] = [*devices] or [None] * workers
+    places: list[str | None] = [*device_groups(devices, sweep.start.engine.processes)] or [None] * workers
     threads = max(1, len(os.sched_getaffinity(0)) // len(places)) if len(places) > 1 else None
     job = Job(str(path), tuple(overrides), str(runs_root), threads, tuple(command) if command else None)
     screen = Screen(sweep, len(places))
@@ -91,6 +93,29 @@ def drive(
         code = drive(confirmation, overrides, runs_root, workers=workers, devices=devices, command=command)
         _publish_confirmation(sweep, read_sweep(confirmation, overrides), runs_root, screen.say)
     return code
+
+
+def device_groups(devices: Sequence[str], processes: int) -> list[str]:
+    """CUDA_VISIBLE_DEVICES of each worker, from groups such as 0+1, a GPU for each process of a trial.
+
+    Raises:
+        SpecError: They are no such groups, or of another size.
+    """
+    groups = [[name.strip() for name in group.split("+")] for group in devices]
+    names = [name for group in groups for name in group]
+    given = f"--devices {','.join(devices)}"
+    if "" in names:
+        raise SpecError(f"{given}: an empty name; give GPUs such as 0,1,2, or groups of them such as 0+1,2+3")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise SpecError(f"{given}: {repeated[0]} stands there more than once; give each GPU to one worker")
+    for group in groups:
+        if len(group) != processes:
+            example = ",".join("+".join(str(first + i) for i in range(processes)) for first in (0, processes))
+            raise SpecError(
+                f"{given}: {'+'.join(group)} has {len(group)} GPU{'s' * (len(group) != 1)} for the {processes} of "
+                f"engine.processes; give groups of {processes}, such as {example}"
+            )
+    return [",".join(group) for group in groups]
 
 
 def _check_machine(sweep: Sweep, runs_root: Path) -> None:
@@ -133,7 +158,7 @@ class Crew:
 
     Args:
         job: For each of them.
-        places: The GPU of each; None: whichever there are.
+        places: CUDA_VISIBLE_DEVICES of each; None: whichever there are.
         folder: For their logs.
         say: Takes a line for the user.
     """

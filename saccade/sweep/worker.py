@@ -54,7 +54,7 @@ class Job:
     overrides: tuple[str, ...]
     runs_root: str
     threads: int | None
-    """Of each trainer, where the spec does not say."""
+    """Of each trainer, shared by its processes, where the spec does not say."""
     command: tuple[str, ...] | None = None
     """The trainer, for tests."""
 
@@ -166,7 +166,8 @@ class Worker:
     def _spec(self, point: Point) -> Spec:
         spec = self._sweep.trial_spec(point)
         if spec.engine.threads is None and self._job.threads is not None:
-            spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"threads": self._job.threads})})
+            threads = max(1, self._job.threads // spec.engine.processes)
+            spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"threads": threads})})
         return spec
 
     def _tell(self, study: optuna.Study, trial_id: int, result: Result) -> None:

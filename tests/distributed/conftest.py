@@ -10,6 +10,7 @@ import pytest
 import torch.distributed as dist
 
 RANKED = Path(__file__).with_name("ranked.py")
+PRELOADED = ["saccade.runner", "saccade.engine.torchrun"]
 SECONDS = 120
 """Far more than any of it takes; a hang is a failure."""
 
@@ -20,7 +21,7 @@ def together() -> Callable[..., list[int | None]]:
 
     def run(task: str, size: int, **arguments: Any) -> list[int | None]:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["saccade.runner"])
+        context.set_forkserver_preload(PRELOADED)
         # Held by us, as torchrun would: it outlives the processes.
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         given = {"SIZE": size, "PORT": store.port, "TASK": task, "ARGUMENTS": arguments}
