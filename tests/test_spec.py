@@ -118,6 +118,8 @@ OURS = {
     "engine.precision": "auto",
     "engine.threads": None,
     "engine.processes": 1,
+    "engine.convolutions": "auto",
+    "engine.compile": "auto",
     "tracking.uri": "",
     "tracking.experiment": "saccade",
     "tracking.log_every_steps": 10,

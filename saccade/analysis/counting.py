@@ -120,7 +120,7 @@ def count(
             ]
             passes["prototypes"] = _run(learner, given, losses)
         # Once more, with the gradients and the optimiser's state of a step before.
-        last = _run(learner, given, losses)
+        last = _run(learner, given, losses, first=False)
         memory = Memory(
             networks=_bytes(_networks(learner)),
             bank=_bytes(_bank(learner)),
@@ -151,8 +151,14 @@ def _differences(passes: dict[str, _Pass]) -> tuple[PartCost, ...]:
     return tuple(parts)
 
 
-def _run(learner: Learner, given: list[Tensor], losses: Callable[[], Tensor]) -> _Pass:
-    """`pretrain.training_step` but for its look at the loss, which has no content here."""
+def _run(learner: Learner, given: list[Tensor], losses: Callable[[], Tensor], *, first: bool = True) -> _Pass:
+    """`pretrain.training_step` but for its look at the loss, which has no content here.
+
+    Args:
+        first: The first step of a training; else one more after that.
+    """
+    if first:  # A fused optimiser takes no weights without a state beside others with one.
+        learner.optimizer.state.clear()
     with _LiveBytes() as live, FlopCounterMode(display=False) as counter:
         for tensor in [*given, *_networks(learner), *_bank(learner)]:
             live.add(tensor)
