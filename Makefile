@@ -18,7 +18,7 @@ quickstart: $(VENV)/installed  ## toy videos, a tracked pre-training run, a tabl
 	$(RUN)/saccade run experiments/quickstart.yaml
 
 test: $(VENV)/installed  ## the whole test-suite, with more processes than cores: tests wait much, for servers and for ends
-	$(RUN)/pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder
+	$(RUN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .

@@ -303,7 +303,7 @@ def test_construction_is_seeded_by_the_global_generator(name: str) -> None:
     assert not torch.equal(states[0], states[2])
 
 
-@pytest.mark.parametrize("name", [*PUBLISHED, "mc3_18"])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_compiles_in_one_graph(encoder: Encoder) -> None:
     clips, masks = random(2, 3, FRAMES, SIZE, SIZE), random_masks(2, SIZE)
     compiled = torch.compile(encoder.forward_levels, backend="eager", fullgraph=True)
