@@ -30,11 +30,11 @@ def tracked(runs: Path) -> list[Any]:
 
 
 def test_a_study_from_its_spec_to_its_best(write_sweep: Callable[..., Path], tracked_folder: Path) -> None:
-    sweep = write_sweep(3, "confirm_seeds: 2", "seeds: 2")
+    sweep = write_sweep(4, "confirm_seeds: 2", "seeds: 2")
     assert drive(sweep, [], Path("runs"), command=COMMAND) == 0
 
     trials = load(sweep).get_trials()
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
     assert trials[0].params == {"pretrain.learning_rate": 0.05, "saccade.margin_h": 12}  # the experiment as it is
     for trial in trials:
         specs = [read_spec(Path("runs") / run / "spec.yaml") for run in trial.user_attrs["runs"]]
@@ -66,7 +66,7 @@ def test_a_study_from_its_spec_to_its_best(write_sweep: Callable[..., Path], tra
     assert parent.data.metrics["best/val_retrieval_top1"] == pytest.approx(best.value)
     assert parent.data.tags["best.trial"] == str(best.number)
     assert "![history](get-artifact?path=figures/history.png&run_uuid=" in parent.data.tags["mlflow.note.content"]
-    names = [f"try-{number:03d}-seed{seed}" for number in range(3) for seed in range(2)]
+    names = [f"try-{number:03d}-seed{seed}" for number in range(4) for seed in range(2)]
     assert all(runs[name].data.tags["mlflow.parentRunId"] == parent.info.run_id for name in names)
     assert {runs[name].data.tags["optuna.state"] for name in names} == {"COMPLETE"}
 
