@@ -14,7 +14,7 @@ import simplejpeg  # type: ignore[import-untyped]
 import torch
 from PIL import Image
 
-from saccade.bench.made_videos import GRID, write_rows, write_videos
+from saccade.bench.made_videos import GAZE_ROWS, GRID, write_rows, write_videos
 from saccade.bench.measure import Report, Row, compare, one_thread
 from saccade.bench.release_clips import release_sample
 from saccade.datasets.clips import Item, TrainingViews, VideoClips, render
@@ -34,8 +34,8 @@ __all__ = ["bench_data"]
 _SEED = 632
 _STORES = (Settings("jpeg"), Settings("decoded"), Settings("jpeg", 128, 95), Settings("decoded", 128))
 _ROWS = {
-    # Three fixations as G-Eymol has them on UCF101: 3 to 10 frames each, so most frames are in several of six clips.
-    "fixations as the gaze makes them": ((24, 1, 9), (16, 11, 16), (32, 18, 25)),
+    # Most frames are in several of the six clips.
+    "fixations as the gaze makes them": GAZE_ROWS,
     # Six clips of 16 frames without one in common: the worst that a scanpath can ask for.
     "six clips that share no frame": ((24, 0, 31), (16, 32, 63), (32, 64, 95)),
 }
@@ -102,10 +102,6 @@ def _pipelines(folder: Path, rows: str, rounds: int) -> list[Row]:
     tree = _load(folder).train
     items = [Item(1, video) for video in range(len(tree))]
 
-    def release() -> None:
-        for item in items:
-            release_sample(tree[item.video], chooser, item, size)
-
     def ours(dataset: VideoClips) -> Callable[[], None]:
         def run() -> None:
             for item in items:
@@ -113,7 +109,10 @@ def _pipelines(folder: Path, rows: str, rounds: int) -> list[Row]:
 
         return run
 
-    functions = {"release style (Pillow)": release, "folders of JPEG files": ours(VideoClips(tree, chooser))}
+    functions = {
+        "release style (Pillow)": _release(tree, items),
+        "folders of JPEG files": ours(VideoClips(tree, chooser)),
+    }
     for store in _STORES:
         named = f"{store.name} (choice: smaller frames)" if store.name in _CHOSEN else store.name
         functions[named] = ours(VideoClips(_load(folder, store.name).train, chooser))
@@ -123,9 +122,20 @@ def _pipelines(folder: Path, rows: str, rounds: int) -> list[Row]:
     return compare(group, functions, amount=clip_frames, unit="frames/s", rounds=rounds)
 
 
+def _release(videos: Sequence[Video], items: Sequence[Item]) -> Callable[[], None]:
+    """The baseline: the release's whole pipeline."""
+    chooser, size = _chooser(), ClipSpec().size
+
+    def run() -> None:
+        for item in items:
+            release_sample(videos[item.video], chooser, item, size)
+
+    return run
+
+
 def _host_side(folder: Path, rows: str, rounds: int) -> list[Row]:
     """What is left for the CPU when a GPU augments, beside the release, and beside a decoder with files in memory."""
-    chooser, size = _chooser(), ClipSpec().size
+    chooser = _chooser()
     tree = _load(folder).train
     items = [Item(1, video) for video in range(len(tree))]
     folders = VideoClips(tree, chooser)
@@ -135,10 +145,6 @@ def _host_side(folder: Path, rows: str, rounds: int) -> list[Row]:
     def decoder() -> None:
         for file in files:
             simplejpeg.decode_jpeg(file, colorspace="RGB", buffer=frame)
-
-    def release() -> None:
-        for item in items:
-            release_sample(tree[item.video], chooser, item, size)
 
     def read(dataset: VideoClips) -> Callable[[], None]:
         def run() -> None:
@@ -154,7 +160,7 @@ def _host_side(folder: Path, rows: str, rounds: int) -> list[Row]:
     clip_frames = len(items) * 2 * chooser.focus_num * chooser.clip_frames
     found = compare(
         f"for a GPU that augments: {rows}",
-        {"release style (Pillow)": release, **functions},
+        {"release style (Pillow)": _release(tree, items), **functions},
         amount=clip_frames,
         unit="frames/s",
         rounds=rounds,

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from saccade import builders
-from saccade.bench.made_videos import write_rows, write_videos
+from saccade.bench.made_videos import GAZE_ROWS, write_rows, write_videos
 from saccade.bench.measure import Report, Row, compare, one_thread
 from saccade.bench.release_clips import release_sample
 from saccade.bench.step import BANK, Batch, Steps, paper_spec
@@ -29,8 +29,6 @@ from saccade.spec import DataSpec, Spec
 __all__ = ["bench_end_to_end"]
 
 _SEED = 632
-_ROWS = ((24, 1, 9), (16, 11, 16), (32, 18, 25))
-"""Fixations of three to ten frames, as G-Eymol has them on UCF101."""
 
 
 class _ReleaseClips(Dataset[Batch]):
@@ -131,7 +129,7 @@ def bench_end_to_end(device: str = "auto", *, rounds: int = 3) -> Report:
     with TemporaryDirectory(prefix="saccade-bench-") as root, one_thread():
         folder = Path(root) / "made"
         write_videos(folder, videos=2 * videos, frames=100, height=256, width=340, seed=_SEED)
-        write_rows(folder, _ROWS)
+        write_rows(folder, GAZE_ROWS)
         spec = spec.model_copy(update={"data": DataSpec(root=root, dataset="made")})
         report.rows = _measured(
             _Runs(spec, machine, videos=videos, uncounted=uncounted, counted=counted, workers=workers), rounds

@@ -10,9 +10,11 @@ import numpy.typing as npt
 from saccade.datasets.layout import FRAMES_FOLDER, SPLIT_FOLDER, scanpath_folder
 from saccade.rng import generator
 
-__all__ = ["GRID", "drifting_texture", "write_rows", "write_videos"]
+__all__ = ["GAZE_ROWS", "GRID", "drifting_texture", "write_rows", "write_videos"]
 
 GRID = 7
+GAZE_ROWS = ((24, 1, 9), (16, 11, 16), (32, 18, 25))
+"""Three fixations of 3 to 10 frames each, as G-Eymol has them on UCF101: their six clips have 37 different frames."""
 _QUALITY = 90
 _NOISE = 4.0
 """Standard deviation of each pixel's own noise: makes files of about 20 KB of 340 x 256 px, as UCF101's at 95."""

@@ -13,7 +13,7 @@ import torch
 
 from saccade import builders, runner
 from saccade.bench.clustering import clustered
-from saccade.bench.made_videos import GRID, write_rows, write_videos
+from saccade.bench.made_videos import GAZE_ROWS, GRID, write_rows, write_videos
 from saccade.bench.measure import Report, Row
 from saccade.clustering import write_clustering
 from saccade.datasets.clips import VideoClips, epoch_batches, make_loader
@@ -27,8 +27,6 @@ __all__ = ["bench_memory"]
 
 _VIDEOS = 9537
 """Of the first training split of UCF101."""
-_GAZE = ((24, 1, 9), (16, 11, 16), (32, 18, 25))
-"""Three fixations as G-Eymol has them on UCF101, whose six clips have 37 frames."""
 
 
 def bench_memory(*, videos: int = _VIDEOS, batches: int = 6, dim: int = 512, **overrides: object) -> Report:
@@ -54,7 +52,7 @@ def bench_memory(*, videos: int = _VIDEOS, batches: int = 6, dim: int = 512, **o
     with TemporaryDirectory(prefix="saccade-bench-") as root, PeakMemory() as peak:
         folder = Path(root) / "made"
         write_videos(folder, videos=2, frames=100, height=256, width=340, seed=spec.seed)
-        write_rows(folder, _GAZE)
+        write_rows(folder, GAZE_ROWS)
         found = load_dataset(folder.parent, folder.name, split=1, grid_num=GRID, scanpaths=True, min_frames=16)
         train = (found.train * videos)[:videos]
         sizes = {"program and libraries": peak.bytes}

@@ -2,9 +2,12 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from saccade.bench.measure import Report
 
 __all__ = ["app"]
 
@@ -25,13 +28,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with the value
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds, of which the median counts.")]
 
 
+def _print(report: "Report", as_json: bool) -> None:
+    typer.echo(report.as_json() if as_json else str(report))
+
+
 @app.command()
 def data(rounds: Rounds = 7, as_json: AsJson = False) -> None:
     """Clips a second and core: from JPEG files or packed stores to what the encoder sees."""
     from saccade.bench.data import bench_data
 
     report = bench_data(rounds=rounds)
-    typer.echo(report.as_json() if as_json else str(report))
+    _print(report, as_json)
 
 
 @app.command()
@@ -46,7 +53,7 @@ def scanpath(
     from saccade.bench.scanpath import bench_scanpath
 
     report = bench_scanpath(frames, rounds=rounds)
-    typer.echo(report.as_json() if as_json else str(report))
+    _print(report, as_json)
 
 
 @app.command()
@@ -59,7 +66,7 @@ def step(
     from saccade.bench.step import bench_step
 
     report = bench_step(device.value, rounds=rounds)
-    typer.echo(report.as_json() if as_json else str(report))
+    _print(report, as_json)
 
 
 @app.command("end-to-end")
@@ -72,7 +79,7 @@ def end_to_end(
     from saccade.bench.end_to_end import bench_end_to_end
 
     report = bench_end_to_end(device.value, rounds=rounds)
-    typer.echo(report.as_json() if as_json else str(report))
+    _print(report, as_json)
 
 
 @app.command()
@@ -90,7 +97,7 @@ def clustering(
     from saccade.bench.clustering import bench_clustering, bench_slots
 
     report = bench_clustering(features, seeds=seeds) if slots is None else bench_slots(slots)
-    typer.echo(report.as_json() if as_json else str(report))
+    _print(report, as_json)
 
 
 @app.command()
@@ -99,7 +106,7 @@ def memory(as_json: AsJson = False) -> None:
     from saccade.bench.memory import bench_memory
 
     report = bench_memory()
-    typer.echo(report.as_json() if as_json else str(report))
+    _print(report, as_json)
 
 
 @app.command()
@@ -115,4 +122,4 @@ def tracking(
     from saccade.bench.tracking import bench_tracking
 
     report = bench_tracking(rounds=rounds, workers=workers, database=database)
-    typer.echo(report.as_json() if as_json else str(report))
+    _print(report, as_json)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from saccade.bench import end_to_end, step
-from saccade.bench.end_to_end import _ROWS, _Runs, bench_end_to_end
-from saccade.bench.made_videos import write_rows, write_videos
+from saccade.bench.end_to_end import _Runs, bench_end_to_end
+from saccade.bench.made_videos import GAZE_ROWS, write_rows, write_videos
 from saccade.bench.measure import Report, Row
 from saccade.engine.device import Machine
 from saccade.spec import ClipSpec, ContrastSpec, DataSpec, EncoderSpec, Spec
@@ -26,7 +26,7 @@ def _spec(**changed: object) -> Spec:
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Runs:
     monkeypatch.setattr(end_to_end, "BANK", 12)
     write_videos(tmp_path / "made", videos=2, frames=40, height=64, width=80, seed=1)
-    write_rows(tmp_path / "made", _ROWS)
+    write_rows(tmp_path / "made", GAZE_ROWS)
     spec = _spec(data=DataSpec(root=str(tmp_path), dataset="made"))
     return _Runs(spec, CPU, videos=2, uncounted=0, counted=1, workers=0)
 
