@@ -1,6 +1,6 @@
 """The journal: all that happens in a run, one JSON line each, appended by the trainer and read by the shipper.
 
-    {"t": <unix ms>, "kind": "attempt", "number": 1}      first line of every start and every resume
+    {"t": <unix ms>, "kind": "attempt", "number": 1}      first line of every start and every resume; t never falls
     {"t": .., "kind": "stage", "name": "pretrain"}
     {"t": .., "kind": "metrics", "step": 10, "values": {"pretrain/loss": 1.2}}
     {"t": .., "kind": "artifact", "path": "figures/masks.png"}   below the run's folder, complete when the line is there
@@ -21,26 +21,30 @@ are not written again while the steps after the checkpoint are repeated.
 import errno
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from saccade.engine.clock import SteadyTime
 from saccade.errors import RunError
 
-__all__ = ["Event", "Journal", "last_attempt", "read_journal"]
+__all__ = ["Event", "Journal", "last_attempt", "last_time_ms", "read_journal"]
 
 Event = dict[str, Any]
 """One line: always with `t` (unix ms) and `kind`."""
+
+_TAIL_BYTES = 1 << 16
+"""Longer than any line."""
 
 
 class Journal:
     """The trainer's end of a journal; `Journal.open` makes one. What cannot be written is a `RunError`."""
 
-    def __init__(self, descriptor: int, last_steps: dict[str, int]) -> None:
+    def __init__(self, descriptor: int, last_steps: dict[str, int], after_ms: int = 0) -> None:
         self._descriptor = descriptor
         self._last_steps = last_steps
+        self._time = SteadyTime(after_ms)
 
     @classmethod
     def open(cls, path: str | Path, *, mark: int | None, attempted: int) -> Self:
@@ -62,10 +66,10 @@ class Journal:
                 f"{path}: has {length} bytes but had {mark} when the checkpoint was taken; "
                 "restore the file or start a new run"
             )
-        kept, last_steps = _replay(path, max(mark or 0, attempted))
+        kept, last_steps, after_ms = _replay(path, max(mark or 0, attempted))
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         os.ftruncate(descriptor, kept)
-        journal = cls(descriptor, last_steps)
+        journal = cls(descriptor, last_steps, after_ms)
         journal._write("attempt", {"number": number})
         return journal
 
@@ -123,7 +127,7 @@ class Journal:
         self.close()
 
     def _write(self, kind: str, content: Mapping[str, object]) -> None:
-        line = json.dumps({"t": time.time_ns() // 1_000_000, "kind": kind, **content}) + "\n"
+        line = json.dumps({"t": self._time.now_ms(), "kind": kind, **content}) + "\n"
         data = line.encode()
         try:
             # One write, so that a kill leaves at most one torn line.
@@ -174,18 +178,30 @@ def read_journal(path: str | Path, offset: int = 0) -> Iterator[tuple[Event, int
             yield event, offset
 
 
-def _replay(path: Path, cut: int) -> tuple[int, dict[str, int]]:
-    """Offset of the last line's end that is not beyond `cut`, and each metric's last step up to there."""
-    kept, last_steps = 0, dict[str, int]()
+def _replay(path: Path, cut: int) -> tuple[int, dict[str, int], int]:
+    """Offset of the last line's end that is not beyond `cut`, each metric's last step up to there, and its time."""
+    kept, last_steps, time_ms = 0, dict[str, int](), 0
     events = read_journal(path)
     while kept < cut:  # Not a for loop: damage beyond the cut does no harm, so nothing there is read.
         event, following = next(events, (None, 0))
         if event is None or following > cut:
             break
-        kept = following
+        kept, time_ms = following, event["t"]
         if event["kind"] == "metrics":
             last_steps |= {key: max(event["step"], last_steps.get(key, -1)) for key in event["values"]}
-    return kept, last_steps
+    return kept, last_steps, time_ms
+
+
+def last_time_ms(path: str | Path) -> int:
+    """Timestamp of a journal's last whole line; 0 when there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return 0
+    events = filter(None, map(_parse, reversed(lines)))
+    return next((int(event["t"]) for event in events), 0)
 
 
 def last_attempt(path: str | Path) -> int:

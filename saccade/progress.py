@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any, TextIO, TypeVar
 
@@ -46,10 +47,14 @@ def progress(
     options: dict[str, Any] = {"desc": desc, "unit": f" {unit}", "total": total, "initial": initial, "smoothing": 0.1}
     options["delay"] = _SILENT_SECONDS  # what is done in a moment needs no bar
     options["disable"] = os.environ.get("RANK", "0") != "0"  # of several processes one shows how far all are
+    options["miniters"] = 1  # or tqdm's own thread would look, by the clock that may jump
     if terminal:
         # Written to a file that the supervisor copies to the terminal, so tqdm cannot find out the width itself.
         columns = None if sys.stderr.isatty() else int(os.environ.get("COLUMNS", "100"))
-        return tqdm(items, mininterval=_BAR_SECONDS, file=sys.stderr, ncols=columns, leave=True, **options)
-    return tqdm(
-        items, mininterval=_LINE_SECONDS, maxinterval=_LINE_SECONDS, file=_PlainLines(sys.stderr), ncols=100, **options
-    )
+        bar = tqdm(items, mininterval=_BAR_SECONDS, file=sys.stderr, ncols=columns, leave=True, **options)
+    else:
+        bar = tqdm(items, mininterval=_LINE_SECONDS, file=_PlainLines(sys.stderr), ncols=100, **options)
+    if not bar.disable:  # The rate and the time left are those of a clock that nobody sets.
+        bar._time = time.monotonic
+        bar.start_t = bar.last_print_t = bar._time()
+    return bar

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from saccade.engine.clock import SteadyTime
 from saccade.journal import read_journal
 
 __all__ = ["SYSTEM_FILE", "SystemSampler"]
@@ -42,12 +43,13 @@ class SystemSampler(threading.Thread):
     def run(self) -> None:
         """Sample."""
         try:
-            step = _continue(self._path)
+            step, after_ms = _continue(self._path)
+            clock = SteadyTime(after_ms)
             with _Machine(self._pid, self._path.parent) as machine, open(self._path, "ab", buffering=0) as file:
                 wait = min(_FIRST_SEC, self._every_sec)
                 while not self._done.wait(wait):
                     content = {"kind": "metrics", "step": step, "values": machine.sample()}
-                    line = json.dumps({"t": time.time_ns() // 1_000_000, **content}) + "\n"
+                    line = json.dumps({"t": clock.now_ms(), **content}) + "\n"
                     file.write(line.encode())
                     step, wait = step + 1, self._every_sec
         except OSError as error:
@@ -59,14 +61,14 @@ class SystemSampler(threading.Thread):
         self.join()
 
 
-def _continue(path: Path) -> int:
-    """Cut a torn last line off, and count up from the last sample."""
-    step, end = 0, 0
+def _continue(path: Path) -> tuple[int, int]:
+    """Cut a torn last line off; number of the next sample, and the time of the last one, unix ms."""
+    step, end, time_ms = 0, 0, 0
     for event, end in read_journal(path):  # noqa: B007
-        step = event["step"] + 1
+        step, time_ms = event["step"] + 1, event["t"]
     if path.exists():
         os.truncate(path, end)
-    return step
+    return step, time_ms
 
 
 class _Machine:
