@@ -9,6 +9,9 @@ __all__ = ["impossible_combinations", "uneven_shares"]
 _NOT_IN_MODEL_NAMES = "/:'\""
 """MLflow refuses the first two; quotes would end the string in which its server is asked for a name."""
 
+_OWN_WIDTHS = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
+"""Encoders whose channels are given."""
+
 
 def impossible_combinations(spec: Spec) -> Iterator[tuple[str, str]]:
     """Yield (dotted path, what is wrong and allowed) for values that are fine alone but not together."""
@@ -55,7 +58,7 @@ def impossible_combinations(spec: Spec) -> Iterator[tuple[str, str]]:
 
 def _impossible_encoder(spec: Spec) -> Iterator[tuple[str, str]]:
     name, width = spec.encoder.name, spec.encoder.width
-    if name not in ("r3d", "r2plus1d") and width != EncoderSpec.model_fields["width"].default:
+    if name in _OWN_WIDTHS and width != EncoderSpec.model_fields["width"].default:
         yield "encoder.width", f"{width}, but {name} has widths of its own; remove it, or use r3d or r2plus1d"
     if name == "s3d" and spec.clip.frames < 5:
         yield "clip.frames", f"{spec.clip.frames} are too few for s3d, which halves them three times; use at least 5"
