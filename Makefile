@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := PYTHONUNBUFFERED=1 $(BIN)
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test coverage lint clean
 
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -19,6 +19,12 @@ quickstart: $(VENV)/installed  ## toy videos, a tracked pre-training run, a tabl
 
 test: $(VENV)/installed  ## the whole test-suite, with more processes than cores: tests wait much, for servers and for ends
 	$(RUN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+
+coverage: $(VENV)/installed  ## lines and branches that no test reaches; the suite takes about twice as long
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --timeout=900
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .
