@@ -12,6 +12,7 @@ from saccade.datasets.clips import EvenClips, FirstViews, RandomClip, TrainingVi
 from saccade.datasets.layout import Dataset, load_dataset
 from saccade.engine.batch_norm import joined_batch_norm
 from saccade.engine.device import Machine
+from saccade.engine.optimizers import SGD, Adam
 from saccade.errors import SpecError
 from saccade.learner import Learner, initial_memory
 from saccade.models import conv_cpu
@@ -140,8 +141,8 @@ def _build_optimizer(spec: Spec, networks: list[nn.Parameter], projection: list[
     rate, decay = settings.learning_rate, settings.weight_decay
     # Fused: one pass over each tensor, and none where the loss is not finite (`LossWatch`).
     if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=rate, weight_decay=decay, fused=True)
-    return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=True)
+        return Adam(groups, lr=rate, weight_decay=decay, fused=True)
+    return SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=True)
 
 
 def build_recipe(spec: Spec) -> Recipe:

@@ -34,6 +34,8 @@ from saccade.tracking.shipping_state import attempted_offset
 
 __all__ = ["execute", "main"]
 
+STOPPED = 143
+"""Exit code after a request to stop."""
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _ROOM_BYTES = 1 << 20
 """Some libraries do not say why they could not write; with less than this it is plain."""
@@ -46,7 +48,8 @@ def execute(run: Run, saved: Saved) -> None:
     retrieval = run.spec.evaluation.retrieval
     if retrieval.enabled or retrieval.validate_every_epochs is not None:
         check_gallery(retrieval.topk, run.data.train)
-    classifiers = plan_classifiers(run)
+    with run.stop.at_once():
+        classifiers = plan_classifiers(run)
     run.journal.tags(
         {
             "dataset": run.data.name,
@@ -73,16 +76,19 @@ def execute(run: Run, saved: Saved) -> None:
         run.take_weights()
     run.begin("pretrain")
     if saved.pretraining is None and saved.evaluation is None:
-        draw_training_clips(run)
+        with run.stop.at_once():
+            draw_training_clips(run)
     run_pretraining(run)
     export_encoder(run)
     if saved.evaluation is None:
         run.begin("evaluate")
         run_last_validation(run)
-        run_retrieval(run)
+        with run.stop.at_once():
+            run_retrieval(run)
     run_classifiers(run, classifiers, saved.evaluation)
     run.begin("report")
-    report(run)
+    with run.stop.at_once():
+        report(run)
 
 
 @ranks.first_only
@@ -101,12 +107,14 @@ def main(argv: list[str] | None = None) -> int:
     stop = StopRequest()
     stop.install()
     with unfailing_output():
-        return _train(folder, stop)
+        stop.await_beginning()
+        return STOPPED if stop.requested else _train(folder, stop)
 
 
 def _train(folder: Path, stop: StopRequest) -> int:
     try:
         ranks.join()
+        stop.alone = ranks.size() == 1
         code = _attempt(folder, stop)
         ranks.wait()  # The others are done while the first one still writes.
         ranks.leave()
@@ -138,9 +146,11 @@ def _attempt(folder: Path, stop: StopRequest) -> int:
         saved = ranks.in_turn(lambda: load_saved(folder))
         with _journal(folder, saved.mark) as journal:
             try:
-                execute(Run(spec, folder, journal, stop), saved)
+                with stop.at_once():  # A large dataset takes a while to be looked through.
+                    run = Run(spec, folder, journal, stop)
+                execute(run, saved)
             except Stopped:
-                return _end(journal, "stopped", 143)
+                return _end(journal, "stopped", STOPPED)
             return _end(journal, "finished", 0)
 
 

@@ -2,7 +2,8 @@
 
 The trainer is a child process in a session of its own, so that Ctrl-C reaches the supervisor alone, which then asks the
 trainer to stop. The trainer's standard input is a pipe from here: it ends when the supervisor dies in whatever way, and
-the trainer stops as if asked to.
+the trainer stops as if asked to. The trainer reads its libraries while the tracking server is asked, which takes
+seconds each, and begins when it is told to.
 """
 
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from saccade.console import Console, LogTail
-from saccade.engine.stop import SUPERVISED_VARIABLE
+from saccade.engine.stop import BEGIN, SUPERVISED_VARIABLE
 from saccade.errors import RunError
 from saccade.journal import last_attempt
 from saccade.progress import TERMINAL_VARIABLE
@@ -159,13 +160,14 @@ def supervise(
         console.say(f"saccade: run {run.id} in {_short(run.path)}")
         with signals.handled():
             shipper.start()
+            trainer, offset = _start(run, command, console)
             try:
                 _await_tracking(run, shipper, signals, fresh=not resume)
                 where = _link(shipment) or f"{redact(uri)}, experiment '{state.experiment}'"
                 console.say(f"saccade: tracked at {where}")
                 packager = ModelPackager(run) if package else None
                 try:
-                    code, tail = _train(run, command, console, signals)
+                    code, tail = _train(run, trainer, offset, console, signals)
                     asked, state.goes_on = signals.first, signals.reason is None
                     shipper.end(_outcome(code, asked, signals.reason, tail))
                     if code == 0 and packager is not None:
@@ -175,6 +177,7 @@ def supervise(
                         packager.give_up()
                 complete = shipper.drain(patience_sec, signals.after_end)
             finally:
+                _end(trainer)
                 shipper.leave()
         _report(run, shipment, console, complete=complete, code=code)
     if interrupted is not None and signals.first is not None:
@@ -226,10 +229,8 @@ def _await_tracking(run: RunDir, shipper: Shipper, signals: Signals, *, fresh: b
     raise RunError(f"cannot track run {run.id}: {trouble}{hint}")
 
 
-def _train(run: RunDir, command: Sequence[str] | None, console: Console, signals: Signals) -> tuple[int, str]:
-    """Run the trainer to its end; returns its code as `subprocess` does, and the end of what it wrote."""
-    if signals.first is not None:
-        return -signals.first, ""
+def _start(run: RunDir, command: Sequence[str] | None, console: Console) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the trainer, which waits for the word to begin; it, and where in the log its output starts."""
     with open(run.log, "ab") as log:
         offset = log.tell()
         trainer = subprocess.Popen(
@@ -240,22 +241,42 @@ def _train(run: RunDir, command: Sequence[str] | None, console: Console, signals
             start_new_session=True,
             env=_trainer_environment(console),
         )
+    return trainer, offset
+
+
+def _train(
+    run: RunDir, trainer: subprocess.Popen[bytes], offset: int, console: Console, signals: Signals
+) -> tuple[int, str]:
+    """Let the trainer run to its end; returns its code as `subprocess` does, and the end of what it wrote."""
+    if signals.first is not None:
+        return -signals.first, ""
     tail, sampler = LogTail(run.log, offset, console), _sampler(run, trainer.pid, console)
     tail.start()
+    assert trainer.stdin is not None
+    with suppress(BrokenPipeError):  # It has died of something before.
+        trainer.stdin.write(BEGIN * run.record().get("processes", 1))
+        trainer.stdin.flush()
     try:
         code = signals.wait(trainer)
     finally:
         if sampler is not None:
             sampler.finish()
-        if trainer.poll() is None:  # `stop` has raised.
-            trainer.terminate()
-            trainer.wait()
-        with suppress(OSError):
-            os.killpg(trainer.pid, signal.SIGKILL)  # Data workers that a killed trainer left behind
-        assert trainer.stdin is not None
-        trainer.stdin.close()
+        _end(trainer)
         tail.finish()
     return code, _last_lines(run.log, offset)
+
+
+def _end(trainer: subprocess.Popen[bytes]) -> None:
+    """Make sure that nothing of the trainer is left, whether or not it has begun."""
+    assert trainer.stdin is not None
+    if trainer.stdin.closed:
+        return
+    if trainer.poll() is None:
+        trainer.terminate()
+        trainer.wait()
+    with suppress(OSError):
+        os.killpg(trainer.pid, signal.SIGKILL)  # Data workers that a killed trainer left behind
+    trainer.stdin.close()
 
 
 def _trainer_command(run: RunDir) -> tuple[str, ...]:

@@ -5,16 +5,19 @@ PyPI's torchvision wheel is built for CUDA. Beside a PyTorch without CUDA its co
 registration for one of them: "operator torchvision::nms does not exist". The transforms and the video networks, which
 are all that saccade uses, are plain PyTorch and need none of these operators; it is enough that the names exist.
 
-Always import torchvision through this module: `from saccade.torchvision_shim import functional`.
+Always use torchvision through this module: `torchvision_shim.functional` (transforms) and `.video_models`. It is
+imported at first use, since it takes seconds and the CPU's own path has no use for it.
 """
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
-__all__ = ["functional", "stands_in", "video_models"]
+__all__ = ["functional", "stands_in", "video_models"]  # noqa: F822 - two are made by __getattr__
 
 # The two operators that torchvision registers fake kernels for at import time, whether or not it could load them.
 _SCHEMAS = (
@@ -62,5 +65,10 @@ def stands_in() -> bool:
     return _LIBRARY is not None
 
 
-from torchvision.models import video as video_models  # noqa: E402
-from torchvision.transforms.v2 import functional  # noqa: E402
+_MODULES = {"functional": "torchvision.transforms.v2.functional", "video_models": "torchvision.models.video"}
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(_MODULES[name])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.torchvision_shim import functional as tv
+from saccade import torchvision_shim
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -37,7 +37,8 @@ TEST_JITTER = (0.2, 0.2, 0.2, 0.1)
 """Strengths of the colour jitter that the release gives some of its test clips."""
 
 _CROP_ATTEMPTS = 10
-_ADJUST = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
+_ADJUST = ("adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue")
+"""Of torchvision, in the order of `Jitter.factors`."""
 
 
 class Crop(NamedTuple):
@@ -156,22 +157,24 @@ def apply_view(frames: Tensor, mask: Tensor | None, view: View, *, size: int) ->
         The clip, float32 `[3, T, size, size]` in [0, 1], and its mask `[1, size, size]`, which follows crop and flip
         only.
     """
-    clip = _crop_and_flip(frames, view, size, tv.InterpolationMode.BICUBIC).float() / 255
+    tv = torchvision_shim.functional
+    clip = _crop_and_flip(frames, view, size, "BICUBIC").float() / 255
     if view.jitter is not None:
         for which in view.jitter.order:
-            clip = _ADJUST[which](clip, view.jitter.factors[which])
+            clip = getattr(tv, _ADJUST[which])(clip, view.jitter.factors[which])
     if view.blur_sigma_px is not None:
         radius = min(max(1, math.ceil(3 * view.blur_sigma_px)), size // 2)
         clip = tv.gaussian_blur(clip, [2 * radius + 1] * 2, [view.blur_sigma_px] * 2)
     if mask is not None:
         height, width = frames.shape[-2:]
         mask = tv.resize(mask.float(), [height, width], tv.InterpolationMode.BILINEAR, antialias=True)
-        mask = _crop_and_flip(mask, view, size, tv.InterpolationMode.BILINEAR)
+        mask = _crop_and_flip(mask, view, size, "BILINEAR")
     return clip.transpose(0, 1), mask
 
 
-def _crop_and_flip(images: Tensor, view: View, size: int, interpolation: tv.InterpolationMode) -> Tensor:
-    images = tv.resized_crop(images, *view.crop, [size, size], interpolation, antialias=True)
+def _crop_and_flip(images: Tensor, view: View, size: int, interpolation: str) -> Tensor:
+    tv = torchvision_shim.functional
+    images = tv.resized_crop(images, *view.crop, [size, size], tv.InterpolationMode[interpolation], antialias=True)
     return tv.horizontal_flip(images) if view.flip else images
 
 

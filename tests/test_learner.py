@@ -116,7 +116,8 @@ class TestBuild:
     def test_the_optimiser_of_the_spec(self) -> None:
         sgd = builders.build_learner(small_spec(), VIDEOS, CPU).optimizer
         adam = builders.build_learner(small_spec("pretrain.optimizer=adam"), VIDEOS, CPU).optimizer
-        assert (type(sgd), type(adam)) == (torch.optim.SGD, torch.optim.Adam)
+        assert isinstance(sgd, torch.optim.SGD)
+        assert isinstance(adam, torch.optim.Adam)
         assert [group["momentum"] for group in sgd.param_groups] == [0.9, 0.9]
         assert [group["betas"] for group in adam.param_groups] == [(0.9, 0.999)] * 2
         for group, other in zip(sgd.param_groups, adam.param_groups, strict=True):

@@ -24,6 +24,9 @@ class Trainer:
         self.folder = folder
         self.stop = StopRequest()
         self.stop.install()
+        self.stop.await_beginning()
+        if self.stop.requested:
+            sys.exit(143)
         self.checkpoint = folder / "checkpoint.json"
         saved = json.loads(self.checkpoint.read_text()) if self.checkpoint.exists() else {"mark": None, "step": 0}
         shipping = folder / "shipping.json"

@@ -18,6 +18,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade import torchvision_shim
 from saccade.errors import SpecError
 from saccade.models.convolution import Conv3d
 
@@ -132,12 +133,9 @@ def _published(conv: ConvBuilder, width: int) -> Backbone:
 
 def _torchvision(name: str, width: int) -> Backbone:
     """One of torchvision's networks."""
-    # Seconds to import, and whoever loads one of the published encoders can do without.
-    from saccade.torchvision_shim import video_models
-
     if width != PUBLISHED_WIDTH:
         raise SpecError(f"encoder.width: {width}, but {name} has widths of its own; leave encoder.width out")
-    network = getattr(video_models, name)(weights=None)
+    network = getattr(torchvision_shim.video_models, name)(weights=None)
     if name != "s3d":
         layers = (network.layer1, network.layer2, network.layer3, network.layer4)
         return Backbone(stem=network.stem, stages=layers, channels=(64, 64, 128, 256, 512))

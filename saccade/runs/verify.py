@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saccade.engine.stop import SUPERVISED_VARIABLE
+from saccade.engine.stop import BEGIN, SUPERVISED_VARIABLE
 from saccade.errors import RunError, WeightsError
 from saccade.figures.curves import Series
 from saccade.initial_weights import adopt
@@ -175,6 +175,9 @@ def _train(run: RunDir) -> int:
     )
     assert trainer.stdin is not None
     with trainer.stdin:
+        with suppress(BrokenPipeError):
+            trainer.stdin.write(BEGIN)
+            trainer.stdin.flush()
         while True:
             try:
                 return trainer.wait()

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim import SGD
 
 from saccade import builders
 from saccade.checkpoint import save_checkpoint
 from saccade.datasets.layout import Dataset, Video
+from saccade.datasets.loader_watch import WorkerError
 from saccade.engine import ranks
+from saccade.engine.optimizers import SGD
+from saccade.engine.stop import Stopped
 from saccade.errors import SpecError
 from saccade.evaluation.classifier import Classifier, ClassifierTimetable, Outcome, Source, outcome, train_classifier
 from saccade.evaluation.clip_features import Clips
@@ -135,6 +137,8 @@ class _Progress:
         self.datasets = {str(task.split): task.data.identity for task in tasks}
         self.scores: dict[str, dict[str, float]] = {}
         self.stage, self.classifier = "", dict[str, Any]()
+        self.saved_step = 0
+        """Steps of the present classifier that are in the checkpoint."""
         if saved is not None:
             for task in tasks:
                 check_digest(self.path, saved["datasets"][str(task.split)], task.data)
@@ -152,6 +156,7 @@ class _Progress:
             "mark": self.run.journal.mark(),
         }
         save_checkpoint(self.path, state, keep=self.run.spec.checkpoint.keep_last)
+        self.saved_step = 0 if classifier is None else classifier.step
 
 
 def run_classifiers(run: Run, tasks: Sequence[Task], saved: Mapping[str, Any] | None) -> None:
@@ -173,33 +178,42 @@ def run_classifiers(run: Run, tasks: Sequence[Task], saved: Mapping[str, Any] | 
 def _classify(run: Run, task: Task, progress: _Progress) -> dict[str, float]:
     """Train and test one classifier, write down how it did; returns its scores by the protocol's metric."""
     seed = derive_seed(run.spec.seed, task.protocol, task.split)
-    classifier, source = prepare_classifier(run, task, task.settings, seed)
+    with run.stop.at_once():
+        classifier, source = prepare_classifier(run, task, task.settings, seed)
     if progress.stage == task.stage:
         classifier.load_state_dict(progress.classifier)
+    progress.saved_step = classifier.step
 
     def test() -> Outcome:
-        found = _test(classifier, source, "test", task.data.test, task.classes)
+        with run.stop.at_once():
+            found = _test(classifier, source, "test", task.data.test, task.classes)
         if task.timetable.test_every_epochs is not None:
             classifier.note(found.scores)
             run.journal.metrics({f"{task.stage}/test_{top}": v for top, v in found.scores.items()}, classifier.step)
         return found
 
-    train_classifier(
-        classifier,
-        source,
-        torch.from_numpy(labels_of(task.data.train)).to(run.machine.device),
-        task.timetable,
-        name=task.stage,
-        seed=seed,
-        test=test,
-        save=lambda: progress.save(task.stage, classifier),
-        journal=run.journal,
-        stop=run.stop,
-    )
+    try:
+        train_classifier(
+            classifier,
+            source,
+            torch.from_numpy(labels_of(task.data.train)).to(run.machine.device),
+            task.timetable,
+            name=task.stage,
+            seed=seed,
+            test=test,
+            save=lambda: progress.save(task.stage, classifier),
+            journal=run.journal,
+            stop=run.stop,
+        )
+    except (Stopped, WorkerError):  # between two steps
+        if classifier.step > progress.saved_step:
+            progress.save(task.stage, classifier)
+        raise
     found = test()
     scores = {f"test/{task.protocol}_{top}": value for top, value in found.scores.items()}
     if task.data.validation:
-        held = _test(classifier, source, "validation", task.data.validation, task.classes)
+        with run.stop.at_once():
+            held = _test(classifier, source, "validation", task.data.validation, task.classes)
         scores |= {f"val/{task.protocol}_{top}": value for top, value in held.scores.items()}
     scores |= {f"best/test_selected_{task.protocol}_{top}": value for top, value in classifier.best.items()}
     run.journal.metrics({task.metric(name): value for name, value in scores.items()}, task.timetable.steps)
@@ -218,6 +232,7 @@ def prepare_classifier(run: Run, task: Task, settings: ClassifierSpec, seed: int
         size=run.spec.clip.size,
         normalised=settings.normalise,
         workers=run.spec.engine.workers,
+        patience_sec=run.spec.engine.data_patience_sec,
         machine=run.machine,
         extract=lambda videos, chooser, encode, part: run.extract(
             videos,

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from saccade import torchvision_shim
 from saccade.errors import SpecError
 from saccade.models.encoder import ENCODERS, Encoder, build_encoder
 from saccade.models.heads import Projection, PropagationHead
 from saccade.spec import EncoderSpec, Spec
 from saccade.spec_checks import impossible_combinations
-from saccade.torchvision_shim import video_models
 
 PUBLISHED = ("r3d", "r2plus1d")
 RESNETS = ("r3d_18", "mc3_18", "r2plus1d_18")
@@ -247,7 +247,7 @@ class TestTorchvision:
             torch.manual_seed(3)
             encoder = build_encoder(name)
             torch.manual_seed(3)
-            network = getattr(video_models, name)(weights=None)
+            network = getattr(torchvision_shim.video_models, name)(weights=None)
         if name == "s3d":
             network.avgpool = nn.Identity()  # a window of 2 x 7 x 7, larger than the maps of small clips
             network.classifier = nn.Identity()  # the mean over time and space comes after it
@@ -262,8 +262,8 @@ class TestTorchvision:
         torch.testing.assert_close(encoder.eval()(clips), network.eval()(clips))
 
     def test_size_and_cost_that_torchvision_states(self, name: str) -> None:
-        stated = next(kind for kind in dir(video_models) if kind.lower() == f"{name}_weights")
-        meta = getattr(video_models, stated).DEFAULT.meta
+        stated = next(kind for kind in dir(torchvision_shim.video_models) if kind.lower() == f"{name}_weights")
+        meta = getattr(torchvision_shim.video_models, stated).DEFAULT.meta
         # S3D's were counted at the size that it was trained on.
         size = (16, 224, 224) if name == "s3d" else (16, 112, 112)
         with torch.device("meta"):
