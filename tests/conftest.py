@@ -10,6 +10,10 @@ import pytest
 
 from .mlflow_server import door, server, ui  # noqa: F401 - here, for all folders to share one server
 
+# What a shell starts in the background ignores Ctrl-C, and so would all processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 LONG = (
     *("docker", "screens", "sweep", "tracking", "runs/test_verify", "test_resume", "plan/test_plan"),

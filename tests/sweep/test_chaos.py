@@ -66,18 +66,18 @@ def test_no_trial_is_lost_or_doubled(
     def ended() -> int:
         return sum(trial.state.is_finished() for trial in trials_at(postgres.url, "chaos"))
 
-    def more_than(before: int) -> bool:
-        return ended() > before and len(at_work(drive.pid)) > 1
+    def more_than(before: int, busy: int) -> bool:
+        return ended() > before and len(at_work(drive.pid)) >= busy
 
     wait_for(lambda: len(at_work(drive.pid)) == 4)
     for _ in range(2):
         os.kill(chance.choice(at_work(drive.pid)), signal.SIGKILL)
-        wait_for(partial(more_than, ended()))
+        wait_for(partial(more_than, ended(), 2))
     door.shut()
     postgres.stop()
     threading.Event().wait(3)
     postgres.start()
-    wait_for(partial(more_than, ended()))
+    wait_for(partial(more_than, ended(), 0))  # on a slow machine those left may all end at once
     door.open()
     assert drive.wait(timeout=300) == 0, "".join(said)
     reader.join()
