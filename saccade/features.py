@@ -23,6 +23,7 @@ def extract_features(
     clip_size: int,
     batch_size: int,
     workers: int,
+    patience_sec: float,
     device: torch.device,
     stop: StopRequest,
     desc: str,
@@ -37,6 +38,7 @@ def extract_features(
         clip_size: Side of the clips, px.
         batch_size: Videos encoded at a time.
         workers: Processes that decode.
+        patience_sec: How long a video may take to come from them.
         device: Where `encode` wants its input.
         stop: Checked after each batch.
         desc: What the progress bar says.
@@ -53,7 +55,7 @@ def extract_features(
     own = [each[min(ranks.rank(), len(each) - 1)] for each in rounds]
     rows, place = torch.empty(0), 0
     with progress(desc=desc, unit="video", total=len(items)) as bar:
-        for samples, done in zip(make_loader(dataset, own, workers), rounds, strict=True):
+        for samples, done in zip(make_loader(dataset, own, workers, patience_sec), rounds, strict=True):
             clips, masks = render(samples, size=clip_size, device=device, normalised=normalised)
             features = encode(clips, masks).float()
             features = features.view(len(samples), -1, features.shape[-1])

@@ -323,6 +323,8 @@ class EngineSpec(Section):
     replaces the convolutions of saccade by PyTorch's."""
     workers: NotNegative = 4
     """Processes that decode frames, for each training process; 0: decode in the training process."""
+    data_patience_sec: Annotated[float, Field(gt=0)] = 600.0
+    """How long a video may take to come from `workers`, s: after that one is taken to hang, and the run stops."""
     threads: Positive | None = None
     """Threads of each training process on the CPU; null: one per core that the process may use, its share of them where
     there are several."""

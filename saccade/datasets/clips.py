@@ -4,6 +4,7 @@ Each dataset item is one video with its V clips; a frame that several of them us
 (seed, purpose, epoch, index), so an item is the same in whichever process and order it is made.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from saccade.datasets.layout import Video
+from saccade.datasets.loader_watch import POLL_SEC, watched
 from saccade.datasets.parallel import keep_freed_memory
 from saccade.errors import DataError
 from saccade.gaze.fixations import choose_fixations, even_starts, usable_length, view_starts
@@ -264,6 +266,11 @@ class _Mistakes(Dataset[Sample | DataError]):
             return self._dataset[item]
         except DataError as error:
             return error
+        except MemoryError:
+            return DataError(
+                f"{self._dataset.videos[item.video].name}: there is no memory for its frames; lower engine.workers or "
+                "pretrain.batch_size, or ask for more memory; then resume the run"
+            )
 
 
 def _as_it_is(sample: Any) -> Any:
@@ -275,7 +282,9 @@ def _start_worker(_: int) -> None:
     keep_freed_memory()
 
 
-def make_loader(dataset: VideoClips, batches: Iterable[list[Item]], workers: int) -> Iterator[list[Sample]]:
+def make_loader(
+    dataset: VideoClips, batches: Iterable[list[Item]], workers: int, patience_sec: float = math.inf
+) -> Iterator[list[Sample]]:
     """Give one list of samples for each of `batches`, decoded by `workers` processes.
 
     Workers take one video at a time and are ahead by a batch between them: were each at batches of its own, as many
@@ -283,6 +292,7 @@ def make_loader(dataset: VideoClips, batches: Iterable[list[Item]], workers: int
 
     Raises:
         DataError: A video is unreadable; the same line, whichever process has read it.
+        WorkerError: A worker has died, or has not handed over a video for `patience_sec`.
     """
     coming = iter(batches)
     first = next(coming, None)
@@ -297,13 +307,15 @@ def make_loader(dataset: VideoClips, batches: Iterable[list[Item]], workers: int
         collate_fn=_as_it_is,
         worker_init_fn=_start_worker,
         prefetch_factor=max(2, -(-len(first) // workers)) if workers else None,
+        timeout=POLL_SEC if workers else 0,
         # A private generator: the loader would otherwise draw from torch's global one.
         generator=torch.Generator(),
     )
     samples: list[Sample] = []
-    for sample in loader:
+    for sample in watched(loader, patience_sec, lambda: dataset.videos[items.begun[0].video].name):
         if isinstance(sample, DataError):
             raise sample
+        items.begun.popleft()
         samples.append(sample)
         if len(samples) == items.sizes[0]:
             items.sizes.popleft()
@@ -312,16 +324,19 @@ def make_loader(dataset: VideoClips, batches: Iterable[list[Item]], workers: int
 
 
 class _Items:
-    """A sampler of the items of given batches, which remembers the sizes of those that it has begun."""
+    """A sampler of the items of given batches, which remembers what of them is under way."""
 
     def __init__(self, batches: Iterable[list[Item]]) -> None:
         self._batches = batches
         self.sizes: deque[int] = deque()
+        self.begun: deque[Item] = deque()
 
     def __iter__(self) -> Iterator[Item]:
         for batch in self._batches:
             self.sizes.append(len(batch))
-            yield from batch
+            for item in batch:
+                self.begun.append(item)
+                yield item
 
 
 def render(

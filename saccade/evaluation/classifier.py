@@ -152,7 +152,7 @@ def train_classifier(
     clock = Clock()
     classifier.train()
     with progress(desc=name, unit="step", total=last, initial=first) as bar:
-        for batch in clock.waiting(source.batches(map(ranks.share, items))):
+        for batch in clock.waiting(stop.while_waiting(source.batches(map(ranks.share, items)))):
             step = classifier.step + 1
             epoch = timetable.epoch(step)
             if timetable.tests_before(step):

@@ -41,6 +41,8 @@ class Clips:
     normalised: bool
     """Whether clips have ImageNet's mean and deviation, and not values in [0, 1]."""
     workers: int
+    patience_sec: float
+    """How long a video may take to come from the workers."""
     machine: Machine
     extract: Extract
 
@@ -80,7 +82,8 @@ class EncodedClips(_Features):
 
     def batches(self, items: Iterable[list[Item]]) -> Iterator[list[Sample]]:
         """Decoded clips of each step."""
-        return make_loader(VideoClips(self.clips.train, self.clips.random), items, self.clips.workers)
+        dataset = VideoClips(self.clips.train, self.clips.random)
+        return make_loader(dataset, items, self.clips.workers, self.clips.patience_sec)
 
     def features(self, samples: Samples) -> tuple[Tensor, Tensor]:
         """Features `[B, C]` and positions of the videos `[B]`; gradients reach an encoder whose weights take them."""

@@ -10,7 +10,9 @@ from saccade import builders
 from saccade.checkpoint import link_checkpoint, save_checkpoint
 from saccade.clustering import cluster_metrics, write_clustering
 from saccade.datasets.clips import VideoClips, epoch_batches, make_loader
+from saccade.datasets.loader_watch import WorkerError
 from saccade.engine import ranks
+from saccade.engine.stop import Stopped
 from saccade.models.export import save_encoder
 from saccade.pretrain import pretrain
 from saccade.prototypes import Prototypes
@@ -44,37 +46,49 @@ def run_pretraining(run: Run) -> None:
         first_step=run.learner.step,
         last_step=run.timetable.steps,
     )
-    pretrain(
-        run.learner,
-        recipe,
-        run.timetable,
-        make_loader(
-            views, (ranks.share(batch, recipe.accumulation_steps) for batch in batches), run.spec.engine.workers
-        ),
-        machine=run.machine,
-        cluster=lambda epoch: _cluster(run, epoch),
-        validate=lambda: validate(run),
-        save=lambda epoch: _save(run, epoch),
-        journal=run.journal,
-        stop=run.stop,
+    samples = make_loader(
+        views,
+        (ranks.share(batch, recipe.accumulation_steps) for batch in batches),
+        run.spec.engine.workers,
+        run.spec.engine.data_patience_sec,
     )
+    run.saved_step = run.learner.step
+    try:
+        pretrain(
+            run.learner,
+            recipe,
+            run.timetable,
+            run.stop.while_waiting(samples),
+            machine=run.machine,
+            cluster=lambda epoch: _cluster(run, epoch),
+            validate=lambda: validate(run),
+            save=lambda epoch: _save(run, epoch),
+            journal=run.journal,
+            stop=run.stop,
+        )
+    except (Stopped, WorkerError):  # between two steps
+        if run.learner.step > run.saved_step:
+            run.learner.losses.settle()
+            _save(run, run.timetable.epoch(run.learner.step))
+        raise
 
 
 def _cluster(run: Run, epoch: int) -> tuple[Prototypes, ...]:
     """Make the prototypes after an epoch, write them down and log them."""
     run.learner.train(False)
-    features = run.extract(
-        run.data.train,
-        builders.build_fixation_clips(run.spec),
-        fixation_encoder(run),
-        batch_size=run.spec.pretrain.batch_size,
-        desc=f"clustering after epoch {epoch}",
-        epoch=epoch,
-    )
-    rows = features.reshape(-1, features.shape[-1])
-    prototypes = ranks.from_first(lambda: builders.fit(run.spec, rows, run.machine.device))
-    if ranks.first():
-        record_clustering(run, epoch, prototypes)
+    with run.stop.at_once():
+        features = run.extract(
+            run.data.train,
+            builders.build_fixation_clips(run.spec),
+            fixation_encoder(run),
+            batch_size=run.spec.pretrain.batch_size,
+            desc=f"clustering after epoch {epoch}",
+            epoch=epoch,
+        )
+        rows = features.reshape(-1, features.shape[-1])
+        prototypes = ranks.from_first(lambda: builders.fit(run.spec, rows, run.machine.device))
+        if ranks.first():
+            record_clustering(run, epoch, prototypes)
     return prototypes
 
 
@@ -121,6 +135,7 @@ def write_last(run: Run, epoch: int) -> None:
         "epoch": epoch,
     }
     save_checkpoint(run.folder / LAST, state, keep=run.spec.checkpoint.keep_last)
+    run.saved_step = run.learner.step
 
 
 def run_last_validation(run: Run) -> None:

@@ -82,6 +82,8 @@ class Run:
         self.weights = read_record(folder) if spec.encoder.weights else None
         """What is known of the weights that the run starts from; None: random ones."""
         self.best = Best(step=-1, score=-1.0)
+        self.saved_step = 0
+        """Steps of pre-training that are in the rolling checkpoint."""
 
     def take_weights(self) -> None:
         """Put the weights that the run starts from in place of the random ones."""
@@ -124,6 +126,7 @@ class Run:
             clip_size=self.spec.clip.size,
             batch_size=batch_size,
             workers=self.spec.engine.workers,
+            patience_sec=self.spec.engine.data_patience_sec,
             device=self.machine.device,
             stop=self.stop,
             desc=desc,

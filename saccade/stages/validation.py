@@ -21,7 +21,8 @@ def validate(run: Run) -> None:
     validation comes again, with the same outcome.
     """
     step = run.learner.step
-    (found,) = score_retrieval(run, run.data.validation, [current_encoder(run)], desc="validation")
+    with run.stop.at_once():
+        (found,) = score_retrieval(run, run.data.validation, [current_encoder(run)], desc="validation")
     run.journal.metrics(found.metrics("val"), step)
     if found.hits[1] > run.best.score:
         run.best = Best(step, found.hits[1])

@@ -83,6 +83,7 @@ class Extraction:
             clip_size=16,
             batch_size=2,
             workers=0,
+            patience_sec=60.0,
             device=CPU.device,
             stop=StopRequest(),
             desc=part,
@@ -98,6 +99,7 @@ def clips_of(videos: Sequence[Video], extract: Extraction | None = None) -> Clip
         size=16,
         normalised=False,
         workers=0,
+        patience_sec=60.0,
         machine=CPU,
         extract=extract or Extraction(),
     )

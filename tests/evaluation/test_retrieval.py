@@ -148,6 +148,7 @@ class TestExtraction:
             clip_size=16,
             batch_size=batch_size,
             workers=0,
+            patience_sec=60.0,
             device=torch.device("cpu"),
             stop=stop or StopRequest(),
             desc="test",
