@@ -51,7 +51,7 @@ def progress(
     if terminal:
         # Written to a file that the supervisor copies to the terminal, so tqdm cannot find out the width itself.
         columns = None if sys.stderr.isatty() else int(os.environ.get("COLUMNS", "100"))
-        bar = tqdm(items, mininterval=_BAR_SECONDS, file=sys.stderr, ncols=columns, leave=True, **options)
+        bar: Any = tqdm(items, mininterval=_BAR_SECONDS, file=sys.stderr, ncols=columns, leave=True, **options)
     else:
         bar = tqdm(items, mininterval=_LINE_SECONDS, file=_PlainLines(sys.stderr), ncols=100, **options)
     if not bar.disable:  # The rate and the time left are those of a clock that nobody sets.
