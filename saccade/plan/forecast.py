@@ -116,7 +116,7 @@ def forecast(spec: Spec, measured: Measured, tasks: Sequence[Task], *, weights: 
     timetable = builders.build_timetable(spec, measured.videos["train"])
     epochs = range(1, timetable.epochs + 1)
     clusterings = tuple(epoch for epoch in epochs if timetable.clusters_after(epoch))
-    after = measured.prototype_step
+    after = measured.prototyping
     reckoning = _Reckoning(spec, measured)
     stages = tuple(stage for stage in reckoning.stages(timetable, clusterings, tasks, weights) if stage.seconds)
     files = _files(spec, measured, timetable, clusterings, tasks, sum(stage.seconds for stage in stages))
@@ -127,7 +127,7 @@ def forecast(spec: Spec, measured: Measured, tasks: Sequence[Task], *, weights: 
         steps_per_epoch=timetable.steps_per_epoch,
         epochs=timetable.epochs,
         epoch=reckoning.epoch(measured.step, timetable) if measured.step is not None else None,
-        prototype_epoch=reckoning.epoch(after, timetable) if after is not None else None,
+        prototype_epoch=reckoning.epoch(after.step, timetable) if after is not None else None,
         clusterings=clusterings,
         stages=stages,
         files=tuple(file for file in files if file.count),
@@ -189,21 +189,19 @@ class _Reckoning:
             return []
         late = timetable.epochs - clusterings[0] if clusterings else 0
         seconds = (timetable.epochs - late) * self.epoch(measured.step, timetable).overlapped_sec
-        if measured.prototype_step is not None:
-            seconds += late * self.epoch(measured.prototype_step, timetable).overlapped_sec
-        stages = [Stage("pre-training", seconds, f"{timetable.steps} steps")]
-        if measured.clustering is not None:
-            video = self._batch(measured.clustering) / measured.clustering.videos
-            one = measured.videos["train"] * video + measured.kmeans_sec + measured.record_sec
-            stages.append(
-                Stage(
-                    f"{len(clusterings)} clusterings",
-                    len(clusterings) * one,
-                    f"k-means takes {len(clusterings) * measured.kmeans_sec:.3g} s of it",
-                )
-            )
+        after, clustering = measured.prototyping, []
+        if after is not None:
+            seconds += late * self.epoch(after.step, timetable).overlapped_sec
+            video = self._batch(after.features) / after.features.videos
+            one = measured.videos["train"] * video + after.kmeans_sec + after.record_sec
+            words = f"k-means takes {len(clusterings) * after.kmeans_sec:.3g} s of it"
+            clustering = [Stage(f"{len(clusterings)} clusterings", len(clusterings) * one, words)]
         saves = sum(map(timetable.saves, range(1, timetable.steps + 1)))
-        return [*stages, Stage(f"{saves} checkpoints", saves * measured.save_sec, "while training stands still")]
+        return [
+            Stage("pre-training", seconds, f"{timetable.steps} steps"),
+            *clustering,
+            Stage(f"{saves} checkpoints", saves * measured.save_sec, "while training stands still"),
+        ]
 
     def _classifier(self, task: Task, settings: ClassifierSpec) -> Stage:
         piece, timetable, probe = self.measured.classifiers[task.protocol], task.timetable, task.protocol != "finetune"
@@ -229,7 +227,8 @@ def _files(
     seconds: float,
 ) -> list[File]:
     """What is in the run's folder at its end, but for pictures and tables."""
-    plain, full = measured.checkpoint_bytes, measured.prototype_checkpoint_bytes
+    after, plain = measured.prototyping, measured.checkpoint_bytes
+    full, recorded = (after.checkpoint_bytes, after.record_bytes) if after is not None else (plain, 0)
 
     def size(epochs: Sequence[int]) -> int:
         # Prototypes of a clustering after an epoch are not in that epoch's checkpoint yet.
@@ -249,7 +248,7 @@ def _files(
     tracked = {
         "kept checkpoints": (len(kept), size(kept)),
         "best checkpoint": (len(best), size(best)),
-        "clusterings": (len(clusterings), len(clusterings) * measured.cluster_bytes),
+        "clusterings": (len(clusterings), len(clusterings) * recorded),
         "encoder": (1, measured.encoder_bytes),
         "classifiers": (len(tasks), len(tasks) * measured.encoder_bytes),
     }

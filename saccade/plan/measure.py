@@ -21,7 +21,7 @@ from saccade.engine.device import has_bf16_units
 from saccade.engine.host import free_bytes, memory_available_bytes, usable_cores
 from saccade.evaluation.classifier import classifier_step
 from saccade.evaluation.retrieval import labels_of, retrieve
-from saccade.plan.measured import Machinery, Measured, Piece
+from saccade.plan.measured import Machinery, Measured, Piece, Prototyping
 from saccade.plan.peak import PeakMemory
 from saccade.plan.timing import Seconds, median, repeated, timed
 from saccade.pretrain import training_step
@@ -78,24 +78,15 @@ def measure(
         peak: Watches the memory.
         say: Is told what comes next.
     """
-    spec = run.spec
-    step = gain = clustering = after = None
-    kmeans_sec = record_sec = 0.0
-    cluster_bytes = 0
+    step, batch_bytes, gain, prototyping = None, 0, 1.0, None
     say("loading and training steps")
-    sample = _load(VideoClips(run.data.test, builders.build_even_clips(spec, 1)), [Item(0, 0)])[0]
     if run.timetable.steps:
         step, batch_bytes = _training(run, STEPS)
         gain = _workers_gain(run, step)
     save_sec, checkpoint_bytes = _checkpoint(run)
     if any(map(run.timetable.clusters_after, range(1, run.timetable.epochs + 1))):
         say("a clustering")
-        clustering = _clustering(run)
-        kmeans_sec, prototypes = _kmeans(run)
-        record_sec, cluster_bytes = _record(run, prototypes)
-        run.learner.set_prototypes(prototypes)
-        after, _ = _training(run, 1)
-    _, prototype_checkpoint_bytes = _checkpoint(run) if after else (0.0, checkpoint_bytes)
+        prototyping = _prototyping(run)
     say("an evaluation, pictures")
     pictures_sec = _pictures(run)
     passes = {clips: _pass(run, clips) for clips in _evaluated_clips(run, tasks)}
@@ -107,25 +98,26 @@ def measure(
         start_sec=start_sec,
         videos={"train": len(run.data.train), "validation": len(run.data.validation), "test": len(run.data.test)},
         step=step,
-        prototype_step=after,
-        workers_gain=gain or 1.0,
-        batch_bytes=batch_bytes if step else 0,
-        frame_px=(int(sample.frames.shape[-2]), int(sample.frames.shape[-1])),
-        clustering=clustering,
-        kmeans_sec=kmeans_sec,
-        record_sec=record_sec,
-        cluster_bytes=cluster_bytes,
+        prototyping=prototyping,
+        workers_gain=gain,
+        batch_bytes=batch_bytes,
+        frame_px=_frame_px(run),
         pictures_sec=pictures_sec,
         passes=passes,
         classifiers={name: piece for name, (piece, _) in classifiers.items()},
         save_sec=save_sec,
         checkpoint_bytes=checkpoint_bytes,
-        prototype_checkpoint_bytes=prototype_checkpoint_bytes,
         classifier_bytes={name: size for name, (_, size) in classifiers.items()},
         encoder_bytes=_size(run.folder / "encoder"),
         peak_host_bytes=peak.bytes,
         peak_device_bytes=torch.cuda.max_memory_reserved() if run.machine.device.type == "cuda" else None,
     )
+
+
+def _frame_px(run: Run) -> tuple[int, int]:
+    (sample,) = _load(VideoClips(run.data.test, builders.build_even_clips(run.spec, 1)), [Item(0, 0)])
+    height, width = sample.frames.shape[-2:]
+    return int(height), int(width)
 
 
 def _load(videos: VideoClips, items: Sequence[Item]) -> list[Sample]:
@@ -203,9 +195,22 @@ def _encoding(
     return _piece(len(items), [load], [repeated(work, run.machine.device)])
 
 
-def _clustering(run: Run) -> Piece:
+def _prototyping(run: Run) -> Prototyping:
+    """A clustering, and a step and a checkpoint with its prototypes."""
     chooser = builders.build_fixation_clips(run.spec)
-    return _encoding(run, run.data.train, chooser, fixation_encoder(run), run.spec.pretrain.batch_size)
+    features = _encoding(run, run.data.train, chooser, fixation_encoder(run), run.spec.pretrain.batch_size)
+    kmeans_sec, prototypes = _kmeans(run)
+    record_sec, record_bytes = _record(run, prototypes)
+    run.learner.set_prototypes(prototypes)
+    step, _ = _training(run, 1)
+    return Prototyping(
+        features=features,
+        kmeans_sec=kmeans_sec,
+        record_sec=record_sec,
+        record_bytes=record_bytes,
+        step=step,
+        checkpoint_bytes=_checkpoint(run)[1],
+    )
 
 
 def _kmeans(run: Run) -> tuple[float, tuple[Prototypes, ...]]:

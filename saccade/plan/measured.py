@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Machinery", "Measured", "Piece"]
+__all__ = ["Machinery", "Measured", "Piece", "Prototyping"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,24 @@ class Machinery:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prototyping:
+    """What comes with prototypes."""
+
+    features: Piece
+    """Of some videos' fixations, for a clustering."""
+    kmeans_sec: float
+    """Of all clusterings after one epoch."""
+    record_sec: float
+    """Their table and pictures."""
+    record_bytes: int
+    """What these are on disk."""
+    step: Piece
+    """Of training, from then on."""
+    checkpoint_bytes: int
+    """Of a checkpoint, from then on."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """All of it. What the spec does not ask for is None, 0 or empty."""
 
@@ -54,22 +72,14 @@ class Measured:
     """train, validation and test."""
     step: Piece | None
     """Of training, before there are prototypes."""
-    prototype_step: Piece | None
-    """Of training, with prototypes."""
+    prototyping: Prototyping | None
+    """None too where prototypes would come after the last epoch."""
     workers_gain: float
     """How many times faster the spec's workers load than one process; 1 without workers."""
     batch_bytes: int
     """Decoded frames of a training batch."""
     frame_px: tuple[int, int]
     """Height and width of a frame."""
-    clustering: Piece | None
-    """Features of some videos' fixations."""
-    kmeans_sec: float
-    """Of all clusterings after one epoch."""
-    record_sec: float
-    """Their table and pictures."""
-    cluster_bytes: int
-    """What one is on disk."""
     pictures_sec: float
     """Pictures of the data, and of what the test videos have found."""
     passes: Mapping[int, Piece]
@@ -79,8 +89,7 @@ class Measured:
     save_sec: float
     """Of a checkpoint."""
     checkpoint_bytes: int
-    prototype_checkpoint_bytes: int
-    """With prototypes in it."""
+    """Of a checkpoint, before there are prototypes."""
     classifier_bytes: Mapping[str, int] = field(default_factory=dict)
     """Of each protocol's checkpoint."""
     encoder_bytes: int

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from saccade.plan.forecast import Plan, overlapped_sec
-from saccade.plan.measured import Piece
+from saccade.plan.measured import Piece, Prototyping
 from saccade.plan.text import as_text
 from saccade.spec import Spec
 
@@ -53,12 +53,14 @@ def test_clusterings_and_prototypes(make_spec: MakeSpec, make_plan: Make) -> Non
     spec = make_spec("prototypes.num_clusters=[5]", "prototypes.warmup_epoch=11", "prototypes.every_epochs=4")
     plan = make_plan(
         spec,
-        prototype_step=Piece(10, 1.0, 1.0, 5.0, 20.0),
-        clustering=Piece(10, 0.5, 0.5, 1.5, 6.0),
-        kmeans_sec=3.0,
-        record_sec=1.0,
-        cluster_bytes=2 * MIB,
-        prototype_checkpoint_bytes=110 * MIB,
+        prototyping=Prototyping(
+            features=Piece(10, 0.5, 0.5, 1.5, 6.0),
+            kmeans_sec=3.0,
+            record_sec=1.0,
+            record_bytes=2 * MIB,
+            step=Piece(10, 1.0, 1.0, 5.0, 20.0),
+            checkpoint_bytes=110 * MIB,
+        ),
     )
     assert plan.clusterings == (12, 16)  # the first multiple of 4 from 11 on; not after the last epoch, 20
     found = seconds(plan)
