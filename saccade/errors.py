@@ -9,6 +9,11 @@ __all__ = ["CheckpointError", "DataError", "RunError", "SaccadeError", "SpecErro
 class SaccadeError(Exception):
     """A mistake in what was given to the program, never in the program."""
 
+    def __str__(self) -> str:
+        """The message in one line, whatever line breaks and invisible letters a path or a file has brought into it."""
+        text = super().__str__()
+        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
 
 class SpecError(SaccadeError):
     """An experiment spec, or an override of one, that cannot be used."""

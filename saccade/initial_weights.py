@@ -14,10 +14,11 @@ from typing import Any
 from saccade import atomic
 from saccade.checksum import file_sha256
 from saccade.errors import RunError, WeightsError
-from saccade.models.weights import PROJECTION_PREFIX, find_weights, read_header
+from saccade.models.weights import PROJECTION_PREFIX, EncoderDescription, find_weights, first_line, read_header
 from saccade.run_dir import RunDir, open_run
 from saccade.spec import Spec
 from saccade.spec_reader import expand_env
+from saccade.strict_json import parse_object
 
 __all__ = ["adopt", "find_initial_weights", "initial_weights_file", "read_record", "with_weights_beside"]
 
@@ -101,13 +102,23 @@ def read_record(folder: Path) -> dict[str, Any]:
     """weights.json of a run's folder: given, file, sha256, projection, description.
 
     Raises:
-        WeightsError: The run has not got its weights.
+        WeightsError: The run has not got its weights, or others than it was begun with.
     """
-    path = initial_weights_file(folder).with_suffix(".json")
+    weights = initial_weights_file(folder)
+    path = weights.with_suffix(".json")
+    kinds = {"given": str, "file": str, "sha256": str, "projection": bool, "description": dict}
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_object(path.read_bytes(), kinds)
+        if not record.keys() >= kinds.keys():
+            raise ValueError(f"it has to hold {', '.join(kinds)}")
+        record["description"] = EncoderDescription.model_validate_json(json.dumps(record["description"])).model_dump(
+            mode="json"
+        )
+        changed = file_sha256(weights) != record["sha256"]
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{path}: cannot be read ({error}); a run that starts from weights is begun with `saccade run`"
+            f"{path}: cannot be read ({first_line(error)}); a run that starts from weights is begun with `saccade run`"
         ) from None
+    if changed:
+        raise WeightsError(f"{weights}: is not the file that {path.name} describes; begin the run anew")
     return record

@@ -21,18 +21,25 @@ are not written again while the steps after the checkpoint are repeated.
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from saccade.engine.clock import SteadyTime
 from saccade.errors import RunError
+from saccade.strict_json import parse_json
 
 __all__ = ["Event", "Journal", "last_attempt", "last_time_ms", "read_journal"]
 
 Event = dict[str, Any]
 """One line: always with `t` (unix ms) and `kind`."""
+
+_MAX_LINE = 1 << 24
+"""Bytes; a line of all metrics has some hundreds."""
+_MOST = 2**63 - 1
+_LAST_MS = 253_402_300_799_999
+"""The end of the year 9999, after which Python's dates do not go."""
 
 _TAIL_BYTES = 1 << 16
 """Longer than any line."""
@@ -167,10 +174,10 @@ def read_journal(path: str | Path, offset: int = 0) -> Iterator[tuple[Event, int
         return
     with file:
         file.seek(offset)
-        for line in file:
-            if not line.endswith(b"\n"):
+        while line := file.readline(_MAX_LINE):
+            if not line.endswith(b"\n") and len(line) < _MAX_LINE:
                 return
-            event = _parse(line)
+            event = _parse(line) if line.endswith(b"\n") else None
             if event is None:
                 number = _lines_before(path, offset) + 1
                 raise RunError(f"{path}:{number}: not a line of a journal; restore the file or start a new run")
@@ -209,7 +216,7 @@ def last_attempt(path: str | Path) -> int:
     number = 0
     if Path(path).exists():
         with open(path, "rb") as file:
-            for line in file:
+            while line := file.readline(_MAX_LINE):
                 if b'"attempt"' in line and line.endswith(b"\n"):
                     event = _parse(line)
                     if event is not None and event["kind"] == "attempt":
@@ -229,18 +236,46 @@ _CONTENT: dict[str, dict[str, type]] = {
 
 
 def _parse(line: bytes) -> Event | None:
+    """None for what no journal holds."""
     try:
-        event = json.loads(line)
+        event = parse_json(line)
     except ValueError:
         return None
-    if not isinstance(event, dict) or not isinstance(event.get("t"), int):
+    if not isinstance(event, dict) or not _is_whole(event.get("t"), _LAST_MS):
         return None
     content = _CONTENT.get(str(event.get("kind")))
     if content is None or not all(isinstance(event.get(key), kind) for key, kind in content.items()):
         return None
-    if event["kind"] == "metrics" and not all(isinstance(value, int | float) for value in event["values"].values()):
+    fits = _FITS.get(event["kind"])
+    if (fits is not None and not fits(event)) or not _is_text(line, event):
         return None
     return event
+
+
+def _is_whole(value: object, most: int = _MOST) -> bool:
+    return type(value) is int and 0 <= value <= most
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) <= _MOST)
+
+
+_FITS: dict[str, Callable[[Event], bool]] = {
+    "attempt": lambda event: _is_whole(event["number"]),
+    "metrics": lambda event: _is_whole(event["step"]) and all(map(_is_number, event["values"].values())),
+    "tags": lambda event: all(isinstance(value, str) for value in event["values"].values()),
+    "dataset": lambda event: all(map(_is_whole, event["profile"].values())),
+    "end": lambda event: event["status"] in ("finished", "stopped"),
+}
+"""What more has to hold than the types in `_CONTENT`."""
+
+
+def _is_text(line: bytes, event: Event) -> bool:
+    """Whether no text in it has a NUL or half a letter, which can be no name of a file and go to no server."""
+    if b"\\u" not in line:
+        return True
+    text = json.dumps(event, ensure_ascii=False)
+    return "\\u0000" not in text and text.encode("utf-8", "replace").decode() == text
 
 
 def _lines_before(path: str | Path, offset: int) -> int:

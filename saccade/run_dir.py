@@ -31,8 +31,10 @@ from saccade import atomic
 from saccade.errors import RunError
 from saccade.journal import last_attempt
 from saccade.provenance import environment_text, git_state, machine, packages, redact, strip_credentials
+from saccade.run_record import parse_record
 from saccade.spec import Spec
 from saccade.spec_reader import dump_spec, flatten, group_hash, spec_hash
+from saccade.strict_json import parse_object
 
 __all__ = [
     "BEST",
@@ -58,7 +60,6 @@ SHIPPING_FILE = "shipping.json"
 """What of a run is on the tracking server (`saccade.tracking.shipping_state`)."""
 
 _SLUG_LENGTH = 40
-_RECORDED = {"id", "name", "created", "command", "params", "git", "host", "user", "spec_hash", "group_hash"}
 _LOCK_ATTEMPTS, _LOCK_PAUSE_SEC = 5, 0.1
 _open_locks: "weakref.WeakSet[RunLock]" = weakref.WeakSet()
 
@@ -124,9 +125,9 @@ def _try_lock(descriptor: int, kind: int, attempts: int = 1) -> bool:
 
 def _read_holder(descriptor: int) -> str:
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
-        return f"pid {holder['pid']} on {holder['host']}"
-    except (ValueError, KeyError, TypeError):
+        holder = parse_object(os.pread(descriptor, 4096, 0), {"pid": int, "host": str})
+        return f"pid {holder['pid']} on {holder['host'][:100]}"
+    except (ValueError, KeyError):
         return "another process"
 
 
@@ -165,12 +166,10 @@ class RunDir:
         """
         path = self.path / "run.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            return parse_record(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be read ({error}); it is not the folder of a run, or damaged") from None
-        if not isinstance(content, dict) or not content.keys() >= _RECORDED:
-            raise RunError(f"{path}: not the record of a run: it has to hold {', '.join(sorted(_RECORDED))}")
-        return content
+            why = str(error)[:200]
+            raise RunError(f"{path}: cannot be read ({why}); it is not the folder of a run, or damaged") from None
 
     def lock(self) -> RunLock:
         """Take the trainer's lock, for as long as the process lives or until it is released.

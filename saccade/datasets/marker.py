@@ -1,7 +1,8 @@
 """Marker files: with which parameters a folder was made, so that work is gone on with only where it fits."""
 
-import json
 from pathlib import Path
+
+from saccade.strict_json import parse_json
 
 __all__ = ["read_marker"]
 
@@ -9,7 +10,7 @@ __all__ = ["read_marker"]
 def read_marker(path: Path) -> object:
     """The marker's content; None when there is no file to be read, "unreadable" when it is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except OSError:
         return None
     except ValueError:

@@ -198,7 +198,9 @@ def _claim(out: Path, wanted: dict[str, object]) -> None:
     marker = out / _MARKER
     found = read_marker(marker)
     if found not in (None, wanted):
-        raise DataError(f"{out}: was prepared with {found}, asked for {wanted}; give another folder, or remove it")
+        raise DataError(
+            f"{out}: was prepared with {str(found)[:100]}, asked for {wanted}; give another folder, or remove it"
+        )
     with _writing(out):
         _check_ours(out)
         (out / FRAMES_FOLDER).mkdir(parents=True, exist_ok=True)

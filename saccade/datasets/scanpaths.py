@@ -58,9 +58,16 @@ def read_parameters(folder: Path) -> GazeParameters:
         DataError: They were not made here, or by another version.
     """
     found = read_marker(folder / _MARKER)
-    if not isinstance(found, dict) or found.pop("version", None) != _VERSION:
+    wanted = {"version": int, "grid_num": int, "seed": int, "min_frames": int, "fps": float}
+    if (
+        not isinstance(found, dict)
+        or {key: type(value) for key, value in found.items()} != wanted
+        or found.pop("version") != _VERSION
+    ):
         raise DataError(f"{folder}: its rows were not made here, so their gaze is not known; leave out --gaze")
-    return GazeParameters(**found)
+    parameters = GazeParameters(**found)
+    _check(parameters, "cpu")
+    return parameters
 
 
 def _claim(folder: Path, parameters: GazeParameters, *, overwrite: bool) -> None:
@@ -72,7 +79,9 @@ def _claim(folder: Path, parameters: GazeParameters, *, overwrite: bool) -> None
         made = "that were not made here"
         if isinstance(found, dict):
             made = "made with " + ", ".join(
-                f"{key} {found.get(key)}, not {wanted[key]}" for key in wanted if found.get(key) != wanted[key]
+                f"{key} {str(found.get(key))[:60]}, not {wanted[key]}"
+                for key in wanted
+                if found.get(key) != wanted[key]
             )
         raise DataError(f"{folder}: holds rows {made}; --overwrite replaces them, another --grid has its own folder")
     try:
@@ -103,6 +112,8 @@ def _videos(dataset: Path) -> list[str]:
 def _check(parameters: GazeParameters, device: str) -> None:
     if not 1 <= parameters.grid_num <= _MOST_CELLS:
         raise DataError(f"grid: {parameters.grid_num} cells a side; it must be 1 to {_MOST_CELLS}")
+    if not 0 <= parameters.seed < 2**63:
+        raise DataError(f"seed {parameters.seed}; it must be 0 or more, below 2^63")
     if parameters.min_frames < 1:
         raise DataError(f"fixations of at least {parameters.min_frames} frames; it must be 1 or more")
     if not 1 <= parameters.fps <= _MOST_FPS:

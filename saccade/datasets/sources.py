@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from saccade.datasets.splits import Split, read_split, split_files
+from saccade.datasets.splits import Split, folded, name_fault, read_split, split_files
 from saccade.errors import DataError
 
 __all__ = ["Match", "Source", "check_sources", "match_lists", "official_lists", "own_lists", "read_splits"]
@@ -47,14 +47,9 @@ class Source:
 
 def _check_name(name: str, path: Path) -> None:
     # The lists hold one name a line, stripped.
-    if name != name.strip() or any(ord(letter) < 32 for letter in name):
-        raise DataError(f"{path}: {name!r} has a space at an end or a control character; rename it")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{str(path)!r}: {name!r} is not UTF-8; rename it") from None
-    if name in {"", ".", ".."} or "/" in name:
-        raise DataError(f"{path}: {name!r} cannot be the name of a video; rename it")
+    fault = name_fault(name) or ("has a space at an end" if name != name.strip() else "")
+    if fault:
+        raise DataError(f"{path}: {name!r} {fault}; rename it")
 
 
 def check_sources(sources: Sequence[Source]) -> None:
@@ -124,32 +119,30 @@ class Match:
 
 
 def match_lists(sources: Sequence[Source], splits: Mapping[int, Split], folder: Path) -> Match:
-    """Match videos with the splits of a folder, in any spelling of their case.
+    """Match videos with the splits of a folder, in any spelling (see `splits.folded`).
 
     Raises:
         DataError: No video is in the lists, or one is listed in another class than its folder's.
     """
     known = {
-        entry.name.casefold(): entry
-        for split in splits.values()
-        for entry in (*split.train, *split.test, *split.unused)
+        folded(entry.name): entry for split in splits.values() for entry in (*split.train, *split.test, *split.unused)
     }
-    listed = [source for source in sources if source.name.casefold() in known]
+    listed = [source for source in sources if folded(source.name) in known]
     if not listed:
         raise DataError(f"{folder}: its lists name none of the {len(sources)} videos, such as {sources[0].path}")
     for source in listed:
-        entry = known[source.name.casefold()]
-        if source.class_name and entry.class_name.casefold() != source.class_name.casefold():
+        entry = known[folded(source.name)]
+        if source.class_name and folded(entry.class_name) != folded(source.class_name):
             raise DataError(f"{source.path}: is listed as {entry.class_name!r} in {entry.place}; move it, or drop it")
-    there = {source.name.casefold() for source in listed}
+    there = {folded(source.name) for source in listed}
 
     def absent(split: Split) -> tuple[int, int]:
-        train, test = (sum(e.name.casefold() not in there for e in part) for part in (split.train, split.test))
+        train, test = (sum(folded(e.name) not in there for e in part) for part in (split.train, split.test))
         return train, test
 
     return Match(
         listed,
-        unlisted=[source for source in sources if source.name.casefold() not in known],
+        unlisted=[source for source in sources if folded(source.name) not in known],
         classes=frozenset(known[name].class_name for name in there),
         absent={number: absent(split) for number, split in splits.items()},
     )
@@ -157,13 +150,13 @@ def match_lists(sources: Sequence[Source], splits: Mapping[int, Split], folder: 
 
 def official_lists(splits: Path, leave_out: Collection[str]) -> dict[str, bytes]:
     """Contents of official lists, byte for byte but for the lines of the videos to leave out."""
-    folded = {name.casefold() for name in leave_out}
+    left_out = {folded(name) for name in leave_out}
     dropped: dict[Path, set[int]] = {}
     paths: dict[str, Path] = {}
     for number, lists in split_files(splits).items():
         split = read_split(splits, number)
         for entry in (*split.train, *split.test, *split.unused):
-            if entry.name.casefold() in folded:
+            if folded(entry.name) in left_out:
                 dropped.setdefault(entry.path, set()).add(entry.line)
         paths |= {path.name: path for path in lists.values()}
     if (splits / "classInd.txt").is_file():

@@ -6,6 +6,7 @@ Two styles. UCF101: `classInd.txt` with `<1-based id> <Class>`, `trainlist0N.txt
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ __all__ = [
     "Entry",
     "Split",
     "checked_name",
+    "folded",
     "is_split_list",
+    "name_fault",
     "names_on_disk",
     "read_split",
     "split_files",
@@ -29,9 +32,13 @@ VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4
 """Ends of file names, in either case, that are no part of a video's name."""
 
 _CLASSES = "classInd.txt"
-_UCF = re.compile(r"(train|test)list(\d+)\.txt")
-_HMDB = re.compile(r"(.+)_test_split(\d+)\.txt")
+_UCF = re.compile(r"(train|test)list([0-9]+)\.txt")
+_HMDB = re.compile(r"(.+)_test_split([0-9]+)\.txt")
 _HMDB_PARTS = {"0": "unused", "1": "train", "2": "test"}
+_MAX_BYTES = 1 << 24
+"""No official list has a tenth of it."""
+_MAX_NAME_BYTES = 240
+"""File systems take 255, and what is made of a video gets an ending on top, such as `.txt.partial`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +84,35 @@ def is_split_list(file_name: str) -> bool:
     return file_name == _CLASSES or any(pattern.fullmatch(file_name) for pattern in (_UCF, _HMDB))
 
 
+def folded(name: str) -> str:
+    """What names of one video have in common: neither case nor the way accents are composed, which macOS changes."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def name_fault(name: str) -> str:
+    """Why a name cannot be one of a video or class, which becomes that of a folder and a line of a list; else empty."""
+    if "/" in name or name in {"", ".", ".."}:
+        return "is not a name"
+    if name != name.strip(" \xa0") or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        return "has a space at an end, a control character or bytes that are not UTF-8"
+    length = len(name.encode())
+    return f"is longer than {_MAX_NAME_BYTES} bytes ({length})" if length > _MAX_NAME_BYTES else ""
+
+
 def names_on_disk(entries: Sequence[Entry], present: Iterable[str]) -> dict[str, str]:
-    """Name on disk of each listed video that is there, in any spelling of its case when the exact one is not.
+    """Name on disk of each listed video that is there, in any spelling (see `folded`) when the exact one is not.
 
     UCF101 has videos named v_HandStandPushups_* and v_HandstandPushups_*, depending on the copy. A name that another
     listed video has exactly is never taken, so that no video can stand in two places.
     """
     names = set(present)
     listed = {entry.name for entry in entries}
-    folded: dict[str, list[str]] = {}
+    spelt: dict[str, list[str]] = {}
     for name in names - listed:
-        folded.setdefault(name.casefold(), []).append(name)
+        spelt.setdefault(folded(name), []).append(name)
     found = {}
     for entry in entries:
-        others = folded.get(entry.name.casefold(), [])
+        others = spelt.get(folded(entry.name), [])
         if entry.name in names:
             found[entry.name] = entry.name
         elif len(others) == 1:
@@ -101,9 +123,13 @@ def names_on_disk(entries: Sequence[Entry], present: Iterable[str]) -> dict[str,
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines that are not blank, stripped."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: this split list cannot be read as UTF-8 text: {error}") from error
+    if len(content) > _MAX_BYTES:
+        raise DataError(f"{path}: is larger than {_MAX_BYTES >> 20} MiB, which no split list is")
     # Not splitlines(), which also cuts at separators that may stand in a file's name.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -115,12 +141,15 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     names: dict[str, int] = {}
     for number, line in _lines(path):
         words = line.split(None, 1)
-        if len(words) != 2 or not words[0].isdecimal() or "/" in words[1]:
-            raise DataError(f"{path}:{number}: {line!r} is not '<id> <Class>'")
+        if len(words) != 2 or not re.fullmatch("[0-9]{1,9}", words[0]):
+            raise DataError(f"{path}:{number}: {_shown(line)} is not '<id> <Class>'")
+        fault = name_fault(words[1])
+        if fault:
+            raise DataError(f"{path}:{number}: the class {_shown(words[1])} {fault}")
         if int(words[0]) in ids:
             raise DataError(f"{path}:{number}: id {words[0]} was given before in line {ids[int(words[0])]}")
         if words[1] in names:
-            raise DataError(f"{path}:{number}: class {words[1]!r} was named before in line {names[words[1]]}")
+            raise DataError(f"{path}:{number}: class {_shown(words[1])} was named before in line {names[words[1]]}")
         ids[int(words[0])], names[words[1]] = number, number
     if sorted(ids) != list(range(1, len(ids) + 1)):
         missing = min(set(range(1, len(ids) + 2)) - set(ids))
@@ -131,20 +160,20 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 
 class _ClassFinder:
-    """Finds a class by its name, by any spelling of its case when the exact one is not there."""
+    """Finds a class by its name, in any spelling (see `folded`) when the exact one is not there."""
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes
         self._exact = {name: label for label, name in enumerate(classes)}
         self._folded: dict[str, list[int]] = {}
         for label, name in enumerate(classes):
-            self._folded.setdefault(name.casefold(), []).append(label)
+            self._folded.setdefault(folded(name), []).append(label)
 
     def find(self, name: str) -> int | None:
         if name in self._exact:
             return self._exact[name]
         # UCF101 has the class HandstandPushups and videos named v_HandStandPushups_*; copies mix the two.
-        candidates = self._folded.get(name.casefold(), [])
+        candidates = self._folded.get(folded(name), [])
         return candidates[0] if len(candidates) == 1 else None
 
 
@@ -155,25 +184,32 @@ def checked_name(file_name: str, place: str) -> str:
         DataError: It could not be the name of a folder; `place` says where it stands.
     """
     name = video_name(file_name)
-    if "/" in name or "\0" in name or name in {"", ".", ".."}:
-        raise DataError(f"{place}: {file_name!r} is not the name of a video file")
+    fault = name_fault(name)
+    if fault:
+        raise DataError(f"{place}: {_shown(file_name)} is not the name of a video file: it {fault}")
     return name
+
+
+def _shown(text: str) -> str:
+    """A piece of a list for the middle of a message."""
+    return repr(text if len(text) <= 200 else f"{text[:150]}...{text[-40:]}")
 
 
 def _ucf_entry(line: str, path: Path, number: int, finder: _ClassFinder) -> Entry:
     place = f"{path}:{number}"
     # Names may hold spaces, so the last word is an id only when it is a number.
     words = line.rsplit(None, 1)
-    file_name, given = (words[0], int(words[1])) if len(words) == 2 and words[1].isdecimal() else (line, None)
+    file_name, given = (words[0], words[1]) if len(words) == 2 and words[1].isdecimal() else (line, "")
     class_name, slash, file_name = file_name.partition("/")
     if not slash or not class_name:
-        raise DataError(f"{place}: {line!r} is not '<Class>/<video>.avi' with or without an id")
+        raise DataError(f"{place}: {_shown(line)} is not '<Class>/<video>.avi' with or without an id")
     label = finder.find(class_name)
     if label is None:
-        raise DataError(f"{place}: class {class_name!r} is not in {path.with_name(_CLASSES)}")
-    if given is not None and given != label + 1:
+        raise DataError(f"{place}: class {_shown(class_name)} is not in {path.with_name(_CLASSES)}")
+    if given and given.lstrip("0") != str(label + 1):
         raise DataError(
-            f"{place}: id {given} is given, but {path.with_name(_CLASSES)} has {class_name!r} as {label + 1}"
+            f"{place}: id {_shown(given)[1:-1]} is given, but {path.with_name(_CLASSES)} has {_shown(class_name)} as "
+            f"{label + 1}"
         )
     return Entry(checked_name(file_name, place), finder.classes[label], label, path, number)
 
@@ -228,7 +264,7 @@ def _read_hmdb(folder: Path, every: dict[int, dict[str, Path]], number: int) -> 
         for at, line in _lines(path):
             words = line.rsplit(None, 1)
             if len(words) != 2 or words[1] not in _HMDB_PARTS:
-                raise DataError(f"{path}:{at}: {line!r} is not '<video>.avi <0, 1 or 2>'")
+                raise DataError(f"{path}:{at}: {_shown(line)} is not '<video>.avi <0, 1 or 2>'")
             entry = Entry(checked_name(words[0], f"{path}:{at}"), class_name, label, path, at)
             parts[_HMDB_PARTS[words[1]]].append(entry)
     return Split(classes, tuple(parts["train"]), tuple(parts["test"]), tuple(parts["unused"]))

@@ -138,7 +138,9 @@ def _is_done(folder: Path, wanted: dict[str, int]) -> bool:
     if not isinstance(found, dict):
         raise DataError(f"{folder}: exists and is not a toy set; give another folder, or remove it")
     if found != wanted:
-        raise DataError(f"{folder}: is a toy set of other parameters, {found}; give another folder, or remove it")
+        raise DataError(
+            f"{folder}: is a toy set of other parameters, {str(found)[:100]}; give another folder, or remove it"
+        )
     return True
 
 

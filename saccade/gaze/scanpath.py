@@ -18,6 +18,11 @@ from saccade.errors import DataError
 
 __all__ = ["Fixation", "gaze_cells", "read_scanpath", "rows_from_gaze", "write_scanpath"]
 
+_MOST = 2**53
+"""Up to here every whole number is one of float's."""
+_MAX_BYTES = 1 << 24
+"""A fixation in each frame of six hours would not fill it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fixation:
@@ -36,16 +41,16 @@ def _integral(text: str, place: str, name: str) -> int:
         value = float(text)
     except ValueError:
         value = math.nan
-    # float() also takes "1_0", which no writer of numbers means.
-    if not math.isfinite(value) or not value.is_integer() or "_" in text:
-        raise DataError(f"{place}: {name} is {text!r}; it must be a whole number such as 24 or 24.0")
+    # float() also takes "1_0" and the digits of all scripts, which no writer of numbers means.
+    if not value.is_integer() or abs(value) > _MOST or "_" in text or not text.isascii():
+        raise DataError(f"{place}: {name} is {text[:60]!r}; it must be a whole number such as 24 or 24.0")
     return int(value)
 
 
 def _parse_row(line: str, place: str, cells: int, num_frames: int | None) -> Fixation:
     words = line.split()
     if len(words) != 3:
-        raise DataError(f"{place}: {len(words)} values in {line!r}; a row is '<cell> <start_frame> <end_frame>'")
+        raise DataError(f"{place}: {len(words)} values in {line[:100]!r}; a row is '<cell> <start_frame> <end_frame>'")
     names = ("the cell", "the start frame", "the end frame")
     cell, start, end = (_integral(word, place, name) for word, name in zip(words, names, strict=True))
     if not 0 <= cell < cells:
@@ -58,7 +63,8 @@ def _parse_row(line: str, place: str, cells: int, num_frames: int | None) -> Fix
 
 
 def _parse(text: str, path: Path, cells: int, num_frames: int | None) -> Iterator[Fixation]:
-    lines = text.rstrip().splitlines()
+    # Not splitlines(), which also cuts where an editor shows no line's end.
+    lines = text.rstrip().split("\n") if text.strip() else []
     for number, line in enumerate(lines, start=1):
         yield _parse_row(line, f"{path}:{number}", cells, num_frames)
 
@@ -75,11 +81,15 @@ def read_scanpath(path: Path, grid_num: int, num_frames: int | None = None) -> t
         DataError: The file cannot be read, or a row is malformed or out of range; names the file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such scanpath file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as text: {error}") from error
+    if len(content) > _MAX_BYTES:
+        raise DataError(f"{path}: is larger than {_MAX_BYTES >> 20} MiB, which no scanpath is")
     return tuple(_parse(text, path, grid_num * grid_num, num_frames))
 
 

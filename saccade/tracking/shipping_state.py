@@ -2,13 +2,14 @@
 
 import json
 import threading
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from saccade import atomic
 from saccade.errors import RunError
 from saccade.run_dir import SHIPPING_FILE
+from saccade.strict_json import parse_object
 
 __all__ = ["Outcome", "ShippingState", "attempted_offset"]
 
@@ -73,19 +74,18 @@ class ShippingState:
         """
         path = folder / SHIPPING_FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = _checked(parse_object(path.read_bytes(), _KINDS))
             outcome = content.pop("outcome")
-            names = {item.name for item in fields(cls)} - {"folder", "outcome"}
             return cls(
                 folder=folder,
                 outcome=Outcome(**outcome) if outcome else None,
-                **{key: value for key, value in content.items() if key in names},
+                **{key: value for key, value in content.items() if key in _KINDS},
             )
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise RunError(
-                f"{path}: cannot be read ({error!r}); restore it, or remove it to track in a new run"
+                f"{path}: cannot be read ({str(error)[:200]}); restore it, or remove it to track in a new run"
             ) from None
 
     def __post_init__(self) -> None:
@@ -111,3 +111,37 @@ def attempted_offset(folder: str | Path) -> int:
     """Bytes of a run's journal that may have reached the server: what a resume has to keep (see `saccade.journal`)."""
     state = ShippingState.load(Path(folder))
     return state.attempted if state is not None else 0
+
+
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("tracking_uri", "experiment", "experiment_id", "mlflow_run_id", "model_id", "registered"), str),
+    **dict.fromkeys(("offset", "attempted", "system_offset"), int),
+    **dict.fromkeys(("tags", "uploaded", "refused"), dict),
+    **dict.fromkeys(("package", "goes_on", "status_final", "complete"), bool),
+    **{"pending": list, "outcome": dict | None},
+}
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what the types alone do not tell.
+
+    Raises:
+        ValueError: Says what is wrong.
+    """
+    if "outcome" not in content:
+        raise ValueError("it holds no outcome")
+    outcome = content["outcome"] or {"status": "FINISHED", "end_ms": 0, "tags": {}}
+    if outcome.keys() != {"status", "end_ms", "tags"} or not isinstance(outcome["tags"], dict):
+        raise ValueError("outcome has to hold status, end_ms and tags")
+    texts = [*content.get("pending", []), outcome["status"]]
+    for key in ("tags", "uploaded", "refused"):
+        texts += [*content.get(key, {}), *content.get(key, {}).values()]
+    texts += [*outcome["tags"], *outcome["tags"].values()]
+    if not all(isinstance(text, str) and "\0" not in text for text in texts):
+        raise ValueError("something in it is no text")
+    numbers = [content.get(key, 0) for key in ("offset", "attempted", "system_offset")] + [outcome["end_ms"]]
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        raise ValueError("an offset or time in it is out of range")
+    if outcome["status"] not in ("FINISHED", "FAILED", "KILLED"):
+        raise ValueError(f"status is {outcome['status'][:60]!r}")
+    return content
