@@ -80,7 +80,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep: int = 1) -> None
             os.fsync(file.fileno())
         _shift(path, keep)
         temporary.replace(path)
-        atomic.sync_folder(path.parent)
+        atomic.sync(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -138,7 +138,7 @@ def link_checkpoint(source: Path, target: Path) -> None:
     atomic.link_or_copy(source, temporary)
     temporary.replace(target)
     temporary.unlink(missing_ok=True)  # A rename from one name of a file to another name of it does nothing.
-    atomic.sync_folder(target.parent)
+    atomic.sync(target.parent)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade.amounts import bytes_text
-from saccade.atomic import replacing, sync_folder
+from saccade.atomic import replacing, sync
 from saccade.datasets.frames import FrameFolder, list_frames
 from saccade.datasets.packed import (
     ALIGNMENT,
@@ -41,6 +41,7 @@ from saccade.datasets.packed import (
 from saccade.datasets.packed_plan import PackPlan, Shape, stored_frame, stored_shape
 from saccade.errors import DataError
 from saccade.progress import progress
+from saccade.strict_json import parse_json
 
 __all__ = ["PackReport", "pack"]
 
@@ -88,13 +89,21 @@ class _Record:
 
     @classmethod
     def parse(cls, line: bytes) -> "_Record | None":
-        """None for a line that was not written to its end."""
+        """None for a line that was not written to its end, or has changed since."""
         try:
-            values = json.loads(line)
+            digits, content = line.split(b" ", 1)
+            if digits != b"%08x" % zlib.crc32(content):
+                return None
+            values = parse_json(content)
         except ValueError:
             return None
         values["shape"], values["sizes"] = Shape(*values["shape"]), tuple(values["sizes"])
         return cls(**values)
+
+    def line(self) -> bytes:
+        """What `parse` reads: the CRC-32 of the rest, and the rest."""
+        content = (json.dumps(vars(self)) + "\n").encode()
+        return b"%08x " % zlib.crc32(content) + content
 
     @property
     def bytes(self) -> int:
@@ -209,7 +218,7 @@ def _write(plan: PackPlan, records: BinaryIO, data: BinaryIO, done: list[_Record
             if chunk.last:
                 data.flush()
                 os.fsync(data.fileno())
-                records.write((json.dumps(vars(record)) + "\n").encode())
+                records.write(record.line())
                 records.flush()
                 done.append(record)
                 record = None
@@ -290,7 +299,7 @@ def pack(plan: PackPlan, *, workers: int | None = None, overwrite: bool = False)
                 shutil.rmtree(target)
             half.replace(target)
             (target / _RECORDS).unlink()
-            sync_folder(target.parent)
+            sync(target.parent)
     except OSError as error:
         raise DataError(f"{half}: cannot be written: {error.strerror}; mend that and run the same again") from None
     total = sum(record.bytes for record in done)

@@ -71,7 +71,7 @@ def restore_run(runs_root: Path, ref: str, tracking_uri: str | None, *, say: Cal
         checkpoint = _fetch(reader, run, work, say)
         _make_state(reader, run, work)
         work.rename(target)
-        atomic.sync_folder(target.parent)
+        atomic.sync(target.parent)
     except OSError as error:
         raise RunError(f"{error.filename or target}: {error.strerror}; the run cannot be brought here") from None
     finally:

@@ -4,7 +4,6 @@ Metrics go first and never wait for files: a server that refuses or cannot store
 """
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from saccade import atomic
 from saccade.journal import Event, last_attempt, read_journal
 from saccade.run_dir import RunDir
 from saccade.tracking.note import note
@@ -168,7 +168,7 @@ class Shipment:
         self._logged_at = time.monotonic()
         if points or tags:
             # What may be there must be known before it can be there, and must not be lost with the power.
-            _sync(self.run.journal)
+            atomic.sync(self.run.journal)
             state.attempted = max(state.attempted, batch.end)
             state.save()
             self._refuse(store.log(state.mlflow_run_id, points, tags))
@@ -270,11 +270,3 @@ def _base_tags(record: dict[str, object], folder: Path) -> dict[str, str]:
         "saccade.folder": str(folder),
     }
     return {key: str(value) for key, value in tags.items() if value}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
