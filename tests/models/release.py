@@ -1,4 +1,4 @@
-"""The release's networks, with its names, and its files, written anew from method.md: nothing of saccade is used here."""
+"""The release's networks and files, with its names, written anew from method.md: nothing of saccade is used here."""
 
 import argparse
 import math
