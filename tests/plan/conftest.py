@@ -11,6 +11,10 @@ from saccade.spec import Spec
 from saccade.spec_reader import parse_spec
 
 MIB, GIB = 2**20, 2**30
+MakePlan = Callable[..., Plan]
+MakeSpec = Callable[..., Spec]
+WELL = ("contrast.num_negatives=64", "evaluation.retrieval.topk=[1, 5]")
+"""100 training videos of 3 fixations are 300 slots."""
 
 MACHINERY = {
     "description": "CPU, 4 threads, fp32",

@@ -1,6 +1,5 @@
-"""What a colleague says to a spec, its videos and its machine: nothing where all is well, one line for each trouble."""
+"""What a colleague says to a spec and its videos: nothing where all is well, one line for each trouble."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +8,12 @@ import pytest
 from saccade.datasets.layout import Dataset, Video
 from saccade.gaze.scanpath import Fixation
 from saccade.plan.advice import advise_on_data, advise_on_schedule
-from saccade.plan.forecast import Plan
-from saccade.plan.machine_advice import advise_on_machine, data_remedy
+from saccade.plan.machine_advice import advise_on_machine
 from saccade.plan.measured import Piece
-from saccade.spec import Spec
 
-Make = Callable[..., Plan]
-MakeSpec = Callable[..., Spec]
+from .conftest import WELL, MakePlan, MakeSpec
 
-WELL = ("contrast.num_negatives=64", "evaluation.retrieval.topk=[1, 5]")
-"""100 training videos of 3 fixations are 300 slots."""
 ROWS = (Fixation(0, 10, 20), Fixation(5, 20, 40), Fixation(9, 40, 45))
-GIB = 2**30
 
 
 def video(name: str, label: int = 0, frames: int = 100, fixations: tuple[Fixation, ...] = ROWS) -> Video:
@@ -37,7 +30,7 @@ def dataset(**parts: Any) -> Dataset:
     return Dataset(name="x", classes=tuple("ABCDEFGHIJ"), digest="", **{**whole, **parts})
 
 
-def test_nothing_to_object_to(make_spec: MakeSpec, make_plan: Make) -> None:
+def test_nothing_to_object_to(make_spec: MakeSpec, make_plan: MakePlan) -> None:
     spec = make_spec(*WELL)
     # Clips that come in no time
     plan = make_plan(spec, step=Piece(10, 0.1, 0.1, 4.0, 16.0))
@@ -144,7 +137,7 @@ CLUSTERS = ("prototypes.num_clusters=[30]", "prototypes.warmup_epoch=5", "protot
         (("pretrain.epochs=0",), []),
     ],
 )
-def test_schedules(make_spec: MakeSpec, make_plan: Make, overrides: tuple[str, ...], said: list[str]) -> None:
+def test_schedules(make_spec: MakeSpec, make_plan: MakePlan, overrides: tuple[str, ...], said: list[str]) -> None:
     spec = make_spec(*WELL, *overrides)
     tasks_are_left_out = spec.model_copy(
         update={"evaluation": make_spec().evaluation.model_copy(update={"retrieval": spec.evaluation.retrieval})}
@@ -285,152 +278,8 @@ LONE = (video("a", fixations=ROWS[:1]),) * 30 + (video("b", fixations=(ROWS[0], 
     ],
 )
 def test_videos(
-    make_spec: MakeSpec, make_plan: Make, overrides: tuple[str, ...], parts: dict[str, Any], said: list[str]
+    make_spec: MakeSpec, make_plan: MakePlan, overrides: tuple[str, ...], parts: dict[str, Any], said: list[str]
 ) -> None:
     spec = make_spec(*WELL, *overrides)
     plan = make_plan(make_spec(*WELL, *(each for each in overrides if "linear_probe" not in each)))
     assert list(advise_on_data(spec, dataset(**parts), plan)) == said
-
-
-FAST = {"step": Piece(10, 0.1, 0.1, 4.0, 16.0)}
-
-
-@pytest.mark.parametrize(
-    ("overrides", "machinery", "measured", "said"),
-    [
-        (("engine.device=cpu",), {"cuda_there": True}, FAST, ["engine.device: cpu, though there is a GPU; set auto"]),
-        (
-            ("engine.precision=bf16",),
-            {},
-            FAST,
-            ["engine.precision: bf16, which CPU, 4 threads, fp32 only imitates; set auto"],
-        ),
-        (
-            ("engine.precision=fp32",),
-            {"device": "cuda", "cuda_there": True, "bf16_units": True},
-            FAST,
-            ["engine.precision: fp32, though the GPU has units for bf16, which take about half the time; set auto"],
-        ),
-        (
-            (),
-            {"load": 9.04},
-            FAST,
-            [
-                "machine: others compute on it (load 9.0 on 4 cores), so these times hold only while they do; plan "
-                "again when it is quiet"
-            ],
-        ),
-        (("engine.threads=8",), {}, FAST, ["engine.threads: 8 on 4 cores wait for each other; set null"]),
-        (
-            ("engine.workers=6",),
-            {"shm_bytes": GIB // 4},
-            FAST,
-            [
-                "engine.workers: 6 on 4 cores only change places; set at most 4",
-                "engine.workers: 6 hand over 300 MiB of frames in /dev/shm, which has 256 MiB; set 0, or give the "
-                "container more (docker run --shm-size)",
-            ],
-        ),
-        (
-            (),
-            {"memory_bytes": 2 * GIB},
-            FAST,
-            [
-                "memory: 2 GiB at the most, of 2 GiB to be had; lower pretrain.batch_size or engine.workers",
-            ],
-        ),
-        (
-            (),
-            {"disk_bytes": 320 << 20},
-            FAST,
-            [
-                # 150 MiB, and as much again in MLflow's folder beside it
-                "disk: 300 MiB are wanted and 320 MiB are free; make room, or keep fewer checkpoints "
-                "(checkpoint.keep_every_epochs)"
-            ],
-        ),
-        (
-            ("checkpoint.every_epochs=10",),
-            {},
-            {"step": Piece(10, 1.0, 1.0, 99.0, 396.0)},
-            [
-                # 10 epochs of 10 steps of 100 s
-                "checkpoint.every_epochs: a kill costs up to 2.78 h of work; set checkpoint.every_steps to 36, "
-                "about an hour"
-            ],
-        ),
-        (
-            (),
-            {},
-            {**FAST, "save_sec": 8.2},
-            ["checkpoint.every_epochs: saving takes 8.2 s every 41 s of training; set 10"],
-        ),
-        (
-            ("pretrain.epochs=400", "checkpoint.every_steps=36"),
-            {},
-            {"step": Piece(10, 1.0, 1.0, 399.0, 1596.0)},
-            [
-                "time: 18.5 days on this machine; fewer epochs, a smaller encoder, or a faster machine",
-            ],
-        ),
-    ],
-)
-def test_machines(
-    make_spec: MakeSpec,
-    make_plan: Make,
-    overrides: tuple[str, ...],
-    machinery: dict[str, Any],
-    measured: dict[str, Any],
-    said: list[str],
-) -> None:
-    spec = make_spec(*WELL, *overrides)
-    assert list(advise_on_machine(spec, make_plan(spec, machinery, **measured), tracked_here=True)) == said
-
-
-@pytest.mark.parametrize(
-    ("overrides", "piece", "cores", "said"),
-    [
-        (("engine.workers=0",), Piece(10, 0.4, 0.4, 4.0, 4.0), 4.0, None),
-        # 3 s to load, 1 s to work on: three workers hide it, and the cores have 4 s in 4 to do.
-        (
-            ("engine.workers=0",),
-            Piece(10, 3.0, 3.0, 1.0, 1.0),
-            4.0,
-            "75 % of the time; try engine.workers=3: 1 s a step instead of 4 s if all goes well",
-        ),
-        # All cores are busy as it is: no decoding, then.
-        (
-            ("engine.workers=1",),
-            Piece(10, 3.0, 3.0, 1.0, 1.0),
-            1.0,
-            "75 % of the time; saccade data pack data/UCF101 --as decoded, then data.store=packed_decoded",
-        ),
-        (
-            ("engine.workers=1", "data.store=packed_decoded"),
-            Piece(10, 3.0, 3.0, 1.0, 1.0),
-            1.0,
-            "75 % of the time, and its 1 cores are busy with decoding; more cores or smaller frames would help "
-            "(saccade data prepare --short-side)",
-        ),
-        # The processor idles while the disk seeks.
-        (
-            ("engine.workers=1",),
-            Piece(10, 3.0, 0.3, 1.0, 0.5),
-            1.0,
-            "67 % of the time; saccade data pack data/UCF101 --as jpeg, then data.store=packed_jpeg",
-        ),
-        (
-            ("engine.workers=1", "data.store=packed_jpeg"),
-            Piece(10, 3.0, 0.3, 1.0, 0.5),
-            1.0,
-            "67 % of the time, mostly for the disk; put data.root on a faster one, or where memory holds it after the "
-            "first epoch",
-        ),
-    ],
-)
-def test_data_as_the_bottleneck(
-    make_spec: MakeSpec, make_plan: Make, overrides: tuple[str, ...], piece: Piece, cores: float, said: str | None
-) -> None:
-    spec = make_spec(*WELL, *overrides)
-    told = None if said is None else f"data: training waits for its clips {said}"
-    assert data_remedy(spec, make_plan(spec, {"cores": cores}, step=piece)) == told

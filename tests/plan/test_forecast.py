@@ -1,24 +1,19 @@
 """From pieces to a run: every number here is reckoned by hand."""
 
-from collections.abc import Callable
-
 import pytest
 
 from saccade.plan.forecast import Plan, overlapped_sec
 from saccade.plan.measured import Piece, Prototyping
 from saccade.plan.text import as_text
-from saccade.spec import Spec
 
-MIB = 2**20
-Make = Callable[..., Plan]
-MakeSpec = Callable[..., Spec]
+from .conftest import MIB, MakePlan, MakeSpec
 
 
 def seconds(plan: Plan) -> dict[str, float]:
     return {stage.name: stage.seconds for stage in plan.stages}
 
 
-def test_loading_then_working_without_workers(make_spec: MakeSpec, make_plan: Make) -> None:
+def test_loading_then_working_without_workers(make_spec: MakeSpec, make_plan: MakePlan) -> None:
     plan = make_plan(make_spec())
     assert (plan.steps, plan.steps_per_epoch, plan.epochs) == (200, 10, 20)
     assert plan.epoch is not None
@@ -49,7 +44,7 @@ def test_workers_load_meanwhile(piece: Piece, gain: float, cores: float, expecte
     assert overlapped_sec(piece, workers=0, gain=1.0, cores=cores) == piece.load_sec + piece.work_sec
 
 
-def test_clusterings_and_prototypes(make_spec: MakeSpec, make_plan: Make) -> None:
+def test_clusterings_and_prototypes(make_spec: MakeSpec, make_plan: MakePlan) -> None:
     spec = make_spec("prototypes.num_clusters=[5]", "prototypes.warmup_epoch=11", "prototypes.every_epochs=4")
     plan = make_plan(
         spec,
@@ -80,7 +75,9 @@ def test_clusterings_and_prototypes(make_spec: MakeSpec, make_plan: Make) -> Non
         (("checkpoint.keep_every_epochs=7",), [7, 14, 20]),
     ],
 )
-def test_checkpoints_on_disk(make_spec: MakeSpec, make_plan: Make, overrides: tuple[str, ...], kept: list[int]) -> None:
+def test_checkpoints_on_disk(
+    make_spec: MakeSpec, make_plan: MakePlan, overrides: tuple[str, ...], kept: list[int]
+) -> None:
     plan = make_plan(make_spec(*overrides))
     (file,) = (file for file in plan.files if file.name == "kept checkpoints")
     assert (file.count, file.bytes) == (len(kept), len(kept) * 100 * MIB)
@@ -88,7 +85,7 @@ def test_checkpoints_on_disk(make_spec: MakeSpec, make_plan: Make, overrides: tu
     assert plan.tracked_bytes == plan.disk_bytes
 
 
-def test_rolling_checkpoints_beside_the_kept_one(make_spec: MakeSpec, make_plan: Make) -> None:
+def test_rolling_checkpoints_beside_the_kept_one(make_spec: MakeSpec, make_plan: MakePlan) -> None:
     plan = make_plan(make_spec("checkpoint.keep_last=3"))
     assert {file.name: file.count for file in plan.files} == {
         "rolling checkpoints": 2,  # those of epochs 18 and 19; that of 20 is the kept one
@@ -98,20 +95,20 @@ def test_rolling_checkpoints_beside_the_kept_one(make_spec: MakeSpec, make_plan:
 
 
 @pytest.mark.parametrize(("minutes", "sent"), [("null", 0), ("30", 0), ("20", 100)])
-def test_rolling_checkpoints_in_mlflow(make_spec: MakeSpec, make_plan: Make, minutes: str, sent: int) -> None:
+def test_rolling_checkpoints_in_mlflow(make_spec: MakeSpec, make_plan: MakePlan, minutes: str, sent: int) -> None:
     # The run takes 27 minutes; what is sent twice takes the place of what was sent before.
     plan = make_plan(make_spec("checkpoint.keep_last=3", f"checkpoint.track_every_minutes={minutes}"))
     assert plan.disk_bytes == (200 + 100 + 50) * MIB
     assert plan.tracked_bytes == (sent + 100 + 50) * MIB
 
 
-def test_saves_within_epochs(make_spec: MakeSpec, make_plan: Make) -> None:
+def test_saves_within_epochs(make_spec: MakeSpec, make_plan: MakePlan) -> None:
     found = seconds(make_plan(make_spec("checkpoint.every_epochs=10", "checkpoint.every_steps=40")))
     # After steps 40, 80, ... 200, of which 200 ends epoch 20, and after epoch 10, step 100
     assert found["6 checkpoints"] == 3.0
 
 
-def test_validations(make_spec: MakeSpec, make_plan: Make) -> None:
+def test_validations(make_spec: MakeSpec, make_plan: MakePlan) -> None:
     spec = make_spec("data.validation=[a*]", "evaluation.retrieval.validate_every_epochs=6")
     plan = make_plan(spec, videos={"train": 100, "validation": 20, "test": 50})
     found = seconds(plan)
@@ -120,7 +117,7 @@ def test_validations(make_spec: MakeSpec, make_plan: Make) -> None:
     assert [file.bytes for file in plan.files if file.name == "best checkpoint"] == [100 * MIB]
 
 
-def test_a_run_that_trains_nothing(make_spec: MakeSpec, make_plan: Make) -> None:
+def test_a_run_that_trains_nothing(make_spec: MakeSpec, make_plan: MakePlan) -> None:
     plan = make_plan(make_spec("pretrain.epochs=0"), step=None)
     assert (plan.epoch, plan.steps) == (None, 0)
     assert set(seconds(plan)) == {"start", "test retrieval", "pictures"}
@@ -128,7 +125,7 @@ def test_a_run_that_trains_nothing(make_spec: MakeSpec, make_plan: Make) -> None
     assert "epochs" not in as_text(plan)
 
 
-def test_the_text(make_spec: MakeSpec, make_plan: Make) -> None:
+def test_the_text(make_spec: MakeSpec, make_plan: MakePlan) -> None:
     text = as_text(make_plan(make_spec()))
     lines = text.splitlines()
     assert lines[0] == "planned: 100 training, 50 test videos, on CPU, 4 threads, fp32; 4 cores"
