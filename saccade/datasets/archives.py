@@ -7,9 +7,11 @@ checked first, and calls whichever of unrar, 7z, unar and bsdtar is installed fo
 
 import glob
 import io
+import lzma
 import re
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from bisect import bisect_right
@@ -27,7 +29,14 @@ __all__ = ["Archive", "InputFile", "MemberError", "archive_name", "check_space",
 
 _SUFFIXES = (".zip", ".rar")
 _PART = re.compile(r"(.+\.zip)\.(\d{3})", re.IGNORECASE)
-_BROKEN = (zipfile.BadZipFile, zlib.error, rarfile.Error, EOFError, NotImplementedError)
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, rarfile.Error, struct.error, EOFError, NotImplementedError),
+    *(ValueError, LookupError, OverflowError, RuntimeError, MemoryError),
+)
+"""What readers of archives have been seen to raise."""
+_MAX_GROWTH, _FREE_BYTES = 100, 1 << 28
+"""Videos and JPEG files hardly shrink in an archive, lists some ten times: what unpacks to more than so many times its
+size, and to more than 256 MB, is a bomb."""
 
 
 class MemberError(Exception):
@@ -128,7 +137,7 @@ class Archive:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         except rarfile.NeedFirstVolume:
             raise DataError(f"{path}: is not the first part of its archive; give that one") from None
-        except (*_BROKEN, ValueError) as error:
+        except _BROKEN as error:
             parts = len(_parts(path))
             hint = f" ({parts} parts were found; is the last one missing?)" if parts else ""
             raise DataError(
@@ -164,8 +173,13 @@ class Archive:
         Raises:
             DataError: A member that an honest archive of videos would not have.
         """
+        self._check_size()
+        names: set[str] = set()
         for info in self._archive.infolist():
-            place = f"{self.path}: {info.filename!r}"
+            place = f"{self.path}: {_shown(info.filename)}"
+            if info.filename in names:
+                raise DataError(f"{place} is in the archive twice; do not trust it, get it from its official site")
+            names.add(info.filename)
             if info.filename.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", info.filename):
                 raise DataError(f"{place} leads out of the archive; do not trust it, get it from its official site")
             if info.is_dir():
@@ -175,6 +189,17 @@ class Archive:
             if info.needs_password() if isinstance(info, rarfile.RarInfo) else info.flag_bits & 1:
                 raise DataError(f"{place} is encrypted; unpack the archive by hand and give the folder in its place")
             yield InputFile(self.path, info.file_size, f"crc:{info.CRC or 0}", info.filename)
+
+    def _check_size(self) -> None:
+        """Refuse what unpacks to many times its size: each member once more where they overlap."""
+        paths = self._archive.volumelist() if isinstance(self._archive, rarfile.RarFile) else _parts(self.path)
+        own = sum(Path(path).stat().st_size for path in paths or [self.path])
+        size = sum(info.file_size for info in self._archive.infolist())
+        if size > max(_MAX_GROWTH * own, _FREE_BYTES):
+            raise DataError(
+                f"{self.path}: claims to unpack to {size / 1e9:.1f} GB, {size / max(own, 1):.0f} times its size, as no "
+                "videos do; do not trust it, get it from its official site"
+            )
 
     def extract(self, member: str, target: Path) -> None:
         """Write a member to a file; no more than its declared size is ever written.
@@ -186,6 +211,10 @@ class Archive:
             with self._archive.open(member) as source, open(target, "wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
         except _BROKEN as error:
+            raise MemberError(f"cannot be read from its archive: {_line(error)}") from None
+        except OSError as error:
+            if error.errno is not None:  # of the disk; bz2 has none for damaged data
+                raise
             raise MemberError(f"cannot be read from its archive: {_line(error)}") from None
 
 
@@ -207,4 +236,8 @@ def check_space(folder: Path, size: int, what: str) -> None:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 200 else f"{name[:150]}...{name[-40:]}")

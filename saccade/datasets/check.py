@@ -15,6 +15,7 @@ from pathlib import Path
 from saccade.datasets.digest import content_digest, scanpath_digest
 from saccade.datasets.frame_faults import FrameReport, inspect_frames
 from saccade.datasets.layout import FRAMES_FOLDER, SPLIT_FOLDER
+from saccade.datasets.links import refuse_links_out
 from saccade.datasets.official import Official, recognise, unlike_official
 from saccade.datasets.packed import stores_of
 from saccade.datasets.packed_check import check_stores
@@ -104,6 +105,11 @@ def check_dataset(
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give that of a dataset, such as data/UCF101")
     report = CheckReport(folder)
+    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
+        try:
+            refuse_links_out(path, folder)
+        except DataError as error:
+            report.find("links that lead out of the data root", [str(error)])
     splits = _splits(folder / SPLIT_FOLDER, split, report)
     only_packed = bool(stores_of(folder)) and not (folder / FRAMES_FOLDER).exists()
     frames = {} if only_packed else _frames(folder / FRAMES_FOLDER, report, deep=deep, workers=workers)

@@ -17,6 +17,10 @@ from saccade.errors import DataError
 
 __all__ = ["Job", "Outcome", "extract", "frame_size"]
 
+_MAX_PIXELS, _MAX_SIDE_PX = 1 << 26, 65500
+"""Of a frame, before and after it is made smaller: twice those of 8K video, and what JPEG can hold."""
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<")
+"""How texts begin that FFmpeg takes for videos, and then reads the files and addresses that they name."""
 _TOLERANCE_FRAMES, _TOLERANCE_PART = 2, 0.02
 """Containers count their frames loosely; only a video that lacks more than this is cut off."""
 
@@ -56,6 +60,8 @@ def frame_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 def _resized(image: npt.NDArray[np.uint8], short_side: int) -> npt.NDArray[np.uint8]:
     height, width = image.shape[:2]
     size = frame_size(width, height, short_side)
+    if max(size) > _MAX_SIDE_PX or size[0] * size[1] > _MAX_PIXELS:
+        raise _BrokenVideoError(f"has frames of {width} x {height} px, which would come to {size[0]} x {size[1]}")
     if size == (width, height):
         return image
     shrinks = short_side < min(width, height)
@@ -63,13 +69,24 @@ def _resized(image: npt.NDArray[np.uint8], short_side: int) -> npt.NDArray[np.ui
     return np.asarray(cv2.resize(image, size, interpolation=how), dtype=np.uint8)
 
 
+def _check_head(video: Path) -> None:
+    with video.open("rb") as file:
+        head = file.read(1024)
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_PLAYLISTS):
+        raise _BrokenVideoError("is a text that names other videos, not a video")
+
+
 def _decode(video: Path, job: Job, folder: Path) -> int:
+    _check_head(video)
     # Only FFmpeg: OpenCV's other readers take a % in a name for a pattern of numbered pictures.
     capture = cv2.VideoCapture(str(video.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     try:
         if not capture.isOpened():
             raise _BrokenVideoError("cannot be opened as a video")
         promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        if width * height > _MAX_PIXELS:
+            raise _BrokenVideoError(f"claims frames of {width:.0f} x {height:.0f} px, which no video has")
         count, shape = 0, None
         while True:
             read, image = capture.read()

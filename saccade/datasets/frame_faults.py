@@ -61,7 +61,7 @@ def inspect_frames(folder: Path, *, deep: bool) -> FrameReport:
     """
     report = FrameReport(folder.name)
     try:
-        report.frames = scan_frames(folder)
+        report.frames = scan_frames(folder, folder.parent.parent)
         names = list_frames(folder)
     except DataError as error:
         report.faults.append(str(error).replace(str(folder), folder.name))

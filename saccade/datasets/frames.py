@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg  # type: ignore[import-untyped]
 
+from saccade.datasets.links import refuse_links_out
 from saccade.errors import DataError
 
 __all__ = ["FRAME_SUFFIXES", "FrameFolder", "decode_frame", "list_frames", "read_frames", "scan_frames"]
@@ -21,6 +22,8 @@ FRAME_SUFFIXES = (".jpg", ".jpeg")
 _END_OF_IMAGE = b"\xff\xd9"
 _TAIL_BYTES = 1024
 """Where the end marker is looked for: some writers pad or append after it."""
+_MAX_PIXELS = 1 << 26
+"""Of a frame: twice those of 8K video, 200 MB decoded. A file of a few bytes may claim sixty times as many."""
 _SIZES = 16
 """Frames of a video whose file size is asked for."""
 
@@ -59,13 +62,19 @@ def _check_order(folder: Path, names: Sequence[str]) -> None:
             raise DataError(f"{folder}: sorted by name, {second} follows {first}; pad the frames' numbers with zeros")
 
 
-def scan_frames(folder: Path) -> FrameFolder:
+def scan_frames(folder: Path, dataset: Path) -> FrameFolder:
     """Count the frames of a video and ask for the sizes of some.
 
+    Args:
+        folder: The video's.
+        dataset: The dataset's, whose data root no link may leave.
+
     Raises:
-        DataError: They cannot be listed or read, or their order by name is not that of their numbers.
+        DataError: They cannot be listed or read, are links that lead out, or their order by name is not that of their
+            numbers.
     """
     names = list_frames(folder)
+    refuse_links_out(folder, dataset)
     _check_order(folder, names)
     # Asking for the size of every frame of UCF101 takes 20 s; a copy written anew differs in these as well.
     sampled = sorted({round(at) for at in np.linspace(0, len(names) - 1, min(_SIZES, len(names)))})
@@ -100,6 +109,11 @@ def decode_frame(
         )
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        if height * width > _MAX_PIXELS:
+            raise DataError(
+                f"{place}: this frame claims {width} x {height} px, more than {_MAX_PIXELS >> 20} million; write it "
+                "smaller, or put the video in data.exclude"
+            )
         if buffer is not None and buffer.shape != (height, width, 3):
             raise DataError(
                 f"{place}: this frame is {width} x {height} px, but others of the video are "

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from saccade.datasets.digest import content_digest, scanpath_digest
 from saccade.datasets.frames import FrameFolder, list_frames, read_frames, scan_frames
+from saccade.datasets.links import refuse_links_out
 from saccade.datasets.packed import PackedStore, open_store
 from saccade.datasets.splits import Entry, Split, names_on_disk, read_split
 from saccade.errors import DataError
@@ -227,6 +228,8 @@ def load_dataset(
     check_folder(root, dataset)
     folder = Path(root) / dataset
     frames_folder = folder / (FRAMES_FOLDER if store == "frames" else store)
+    for each in (folder / SPLIT_FOLDER, frames_folder, *([folder / scanpath_folder(grid_num)] * scanpaths)):
+        refuse_links_out(each, folder)
     packed = None if store == "frames" else open_store(frames_folder)
     lists = read_split(folder / SPLIT_FOLDER, split)
     train, test = _without_excluded(lists, exclude)
@@ -238,7 +241,7 @@ def load_dataset(
     names = [entry.name for entry in (*train, *test)]
     shown = progress(names, desc="reading folders", unit="video") if show_progress and packed is None else names
     scanned = {
-        name: scan_frames(frames_folder / found[name]) if packed is None else packed.frames_of(found[name])
+        name: scan_frames(frames_folder / found[name], folder) if packed is None else packed.frames_of(found[name])
         for name in shown
     }
     _check_lengths((*train, *test), scanned, min_frames)

@@ -16,6 +16,7 @@ import io
 import json
 import mmap
 import re
+import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade.datasets.frames import FrameFolder, decode_frame
+from saccade.datasets.splits import name_fault
 from saccade.errors import DataError
+from saccade.strict_json import parse_json, parse_object
 
 __all__ = [
     "ALIGNMENT",
@@ -109,7 +112,7 @@ class PackedStore:
 
     def __init__(self, folder: Path, index: dict[str, npt.NDArray[Any]], settings: Settings) -> None:
         self.folder, self.settings = folder, settings
-        self.names: tuple[str, ...] = tuple(json.loads(index["names"].tobytes()))
+        self.names: tuple[str, ...] = tuple(parse_json(index["names"].tobytes()))
         """Of the videos."""
         self._place = {name: at for at, name in enumerate(self.names)}
         self._first, self._shapes, self._sizes = index["first"], index["shapes"], index["sizes"]
@@ -210,16 +213,80 @@ def open_store(folder: Path) -> PackedStore:
         size = (folder / DATA_FILE).stat().st_size
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}; {_AGAIN}") from None
-    # First, for a damaged zip can do anything to who reads it.
     if sum_line(content) != wanted:
         raise DataError(f"{path}: is damaged: its checksum is not that of {INDEX_SUM_FILE}; {_AGAIN}")
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        index = dict(file)
-    settings = json.loads(index["settings"].tobytes())
-    version = settings.pop("version")
-    if version != _VERSION:
-        raise DataError(f"{path}: version {version} of packed stores, this program reads {_VERSION}; {_AGAIN}")
-    store = PackedStore(folder, index, Settings(**settings))
+    try:
+        index = _load(content)
+        settings = parse_object(index["settings"].tobytes(), _SETTINGS)
+        version = settings.pop("version", None)
+        if version != _VERSION:
+            raise DataError(f"{path}: version {version} of packed stores, this program reads {_VERSION}; {_AGAIN}")
+        store = PackedStore(folder, index, Settings(**settings))
+        _check_index(index, store)
+    except _IMPOSSIBLE as error:
+        raise DataError(f"{path}: is not the index of a packed store ({str(error)[:100]}); {_AGAIN}") from None
     if size != store.bytes:
         raise DataError(f"{folder / DATA_FILE}: {size} bytes, its index says {store.bytes}; {_AGAIN}")
     return store
+
+
+# What holds in every index, whoever has made it and whatever its checksum says ---------------------------------------
+
+_COLUMNS = {
+    **{"settings": ("uint8", 1), "names": ("uint8", 1), "first": ("int64", 1), "shapes": ("int32", 2)},
+    **{"sizes": ("int64", 2), "starts": ("uint64", 1), "lengths": ("uint32", 1), "sums": ("uint64", 1)},
+    "crcs": ("uint32", 1),
+}
+"""Type and dimensions of each array."""
+_SETTINGS = {"version": int, "kind": str, "short_side": int | None, "quality": int | None}
+_MAX_SIDE_PX = 65535
+"""Of JPEG files."""
+_IMPOSSIBLE = (ValueError, TypeError, KeyError, EOFError, OSError, MemoryError, NotImplementedError, zipfile.BadZipFile)
+"""What reading a made-up index has been seen to end in."""
+
+
+def _load(content: bytes) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an index; none that takes more memory than its file.
+
+    Raises:
+        ValueError: Others than those of an index, or compressed ones.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(each.file_size for each in archive.infolist()) > len(content):
+            raise ValueError("it unpacks to more than it is")
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        if set(file.files) != set(_COLUMNS) or len(file.files) != len(_COLUMNS):
+            raise ValueError("it holds other arrays")
+        index = dict(file)
+    for name, kind in _COLUMNS.items():
+        array = index[name]
+        if not isinstance(array, np.ndarray) or (array.dtype.name, array.ndim) != kind:
+            raise ValueError(f"{name} is no array of {kind[0]} with {kind[1]} dimensions")
+    return index
+
+
+def _check_index(index: dict[str, npt.NDArray[Any]], store: PackedStore) -> None:
+    """Refuse an index whose parts contradict each other: reading trusts it.
+
+    Raises:
+        ValueError: Says which part.
+    """
+    names, frames = store.names, store.num_frames
+    if len(set(names)) < len(names) or any(not isinstance(name, str) or name_fault(name) for name in names):
+        raise ValueError("names")
+    first, shapes, lengths = index["first"], index["shapes"], index["lengths"]
+    if len(first) != len(names) + 1 or first[0] != 0 or first[-1] != frames or (np.diff(first) < 0).any():
+        raise ValueError("first")
+    if shapes.shape != (len(names), 2) or not ((shapes > 0) & (shapes <= _MAX_SIDE_PX)).all():
+        raise ValueError("shapes")
+    if any(len(index[name]) != frames for name in ("lengths", "sums", "crcs")) or len(index["sizes"]) != len(names):
+        raise ValueError("numbers of frames")
+    taken = -(-lengths.astype(np.uint64) // ALIGNMENT) * ALIGNMENT
+    if not np.array_equal(index["starts"], np.cumsum(taken, dtype=np.uint64) - taken):
+        raise ValueError("starts")
+    settings = store.settings
+    if settings.kind not in ("jpeg", "decoded"):
+        raise ValueError("kind")
+    pixels = np.repeat(3 * shapes.astype(np.int64).prod(axis=1), np.diff(first))
+    if settings.kind == "decoded" and not np.array_equal(pixels, lengths):
+        raise ValueError("lengths")

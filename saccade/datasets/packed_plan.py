@@ -13,6 +13,7 @@ from saccade.amounts import bytes_text
 from saccade.datasets.extract import frame_size
 from saccade.datasets.frames import FrameFolder, decode_frame, list_frames, read_frames, scan_frames
 from saccade.datasets.layout import FRAMES_FOLDER
+from saccade.datasets.links import refuse_links_out
 from saccade.datasets.packed import ALIGNMENT, Settings, padded
 from saccade.errors import DataError
 from saccade.progress import progress
@@ -105,7 +106,8 @@ def plan_pack(dataset: Path, settings: Settings) -> PackPlan:
         names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     except OSError as error:
         raise DataError(f"{folder}: the folder of frames cannot be read: {error.strerror}") from None
-    videos = [scan_frames(folder / n) for n in progress(names, desc="reading folders", unit="video")]
+    refuse_links_out(folder, dataset)
+    videos = [scan_frames(folder / n, dataset) for n in progress(names, desc="reading folders", unit="video")]
     empty = [video.folder for video in videos if not video.count]
     half = [name for name in names if name.endswith(".partial")]
     if empty or half or not videos:

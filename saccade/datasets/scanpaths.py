@@ -10,6 +10,7 @@ from pathlib import Path
 from saccade.atomic import write_text
 from saccade.datasets.gaze_jobs import GazeJob, GazeOutcome, GazeParameters, in_batches, write_gaze
 from saccade.datasets.layout import FRAMES_FOLDER, scanpath_folder
+from saccade.datasets.links import refuse_links_out
 from saccade.datasets.marker import read_marker
 from saccade.datasets.parallel import in_processes
 from saccade.errors import DataError
@@ -210,6 +211,7 @@ def compute_scanpaths(
     began = time.monotonic()
     parameters = GazeParameters(grid_num, seed, min_frames, float(fps))
     _check(parameters, device)
+    refuse_links_out(dataset / FRAMES_FOLDER, dataset)
     names = _videos(dataset) if videos is None else videos
     jobs = scanpath_jobs(dataset, names, parameters, overwrite=overwrite)
     done = len(names) - len(jobs)
