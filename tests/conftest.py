@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from .full_disk import small_disk  # noqa: F401
 from .mlflow_server import door, server, ui  # noqa: F401 - here, for all folders to share one server
 
 # What a shell starts in the background ignores Ctrl-C, and so would all processes that tests start and interrupt.
@@ -16,7 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LONG = (
-    *("docker", "screens", "sweep", "tracking", "runs/test_verify", "test_resume", "plan/test_plan"),
+    *("docker", "screens", "sweep", "tracking", "runs/test_verify", "chaos", "plan/test_plan"),
     *("models/test_encoder", "test_experiments"),
 )
 """Tests that take minutes: they begin first, or one core would be at the last of them while the others wait."""

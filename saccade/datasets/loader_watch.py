@@ -58,7 +58,7 @@ def watched(loader: "DataLoader[Any]", patience_sec: float, expected: Callable[[
                 sample = next(samples)
             except StopIteration:
                 return
-            except RuntimeError as error:  # the loader's, if it is about a worker
+            except (RuntimeError, OSError, EOFError) as error:  # the loader's, if it is about a worker
                 _look(workers, error, time.monotonic() - since, patience_sec, expected)
                 continue
             yield sample
@@ -84,14 +84,18 @@ def _own_child_signals() -> Iterator[None]:
 
 
 def _look(
-    workers: list[BaseProcess], error: RuntimeError, waited_sec: float, patience_sec: float, expected: Callable[[], str]
+    workers: list[BaseProcess], error: Exception, waited_sec: float, patience_sec: float, expected: Callable[[], str]
 ) -> None:
     """Find out why the loader has given nothing; returns if there is no more to it than that it takes long."""
+    late = str(error).startswith("DataLoader timed out")
+    if not late or any(worker.exitcode is not None for worker in workers):
+        # Who ends all processes at once (SLURM) asks this one to stop too, and that comes first; and a worker that has
+        # broken off in the midst of handing something over is still ending.
+        time.sleep(_MOMENT_SEC)
     codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
     if codes:
-        time.sleep(_MOMENT_SEC)  # Who ends all processes at once (SLURM) asks this one to stop too, which comes first.
         raise WorkerError(_death(codes[0], len(workers))) from None
-    if not str(error).startswith("DataLoader timed out"):
+    if not late:
         raise error
     if waited_sec > patience_sec:
         raise WorkerError(

@@ -217,8 +217,9 @@ def _classify(run: Run, task: Task, progress: _Progress) -> dict[str, float]:
         scores |= {f"val/{task.protocol}_{top}": value for top, value in held.scores.items()}
     scores |= {f"best/test_selected_{task.protocol}_{top}": value for top, value in classifier.best.items()}
     run.journal.metrics({task.metric(name): value for name, value in scores.items()}, task.timetable.steps)
-    _write_down(run, task, found)
-    _export(run, task, task.settings, classifier)
+    with run.stop.at_once():
+        _write_down(run, task, found)
+        _export(run, task, task.settings, classifier)
     return scores
 
 

@@ -283,18 +283,6 @@ def test_absent_then_killed_and_back_then_killed_for_good(
 # A full disk here -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("a small file system can only be mounted by root, outside of most containers")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def fill(folder: Path) -> None:
     with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as file:
         while True:

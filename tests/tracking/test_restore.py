@@ -76,7 +76,7 @@ def test_killed_its_folder_lost_and_resumed_from_the_server(
 
     run = create_run(root, parse_spec(text, "restore.yaml"), ["saccade", "run"])
     # Two steps an epoch: it dies in the sixth step, after the checkpoint, the validation and the point of step 5.
-    command = [sys.executable, str(TESTS / "trainer_that_dies.py"), "step", "6"]
+    command = [sys.executable, str(TESTS / "chaos" / "faulty_trainer.py"), "kill", "step", "6"]
     assert supervise(run, resume=False, tracking_uri=server, experiment="tests", command=command) == 1
     mlflow_run_id = state_of(run).mlflow_run_id
     client = Store(server, root).client
