@@ -1,5 +1,6 @@
-"""Archives for tests of what reads them."""
+"""Archives for tests of what reads them, and a toy set."""
 
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
+
+from saccade.datasets.frames import list_frames
 
 
 def _number(value: int) -> bytes:
@@ -83,3 +86,21 @@ def cut() -> Callable[[Path, int], list[Path]]:
         return parts
 
     return cut
+
+
+@pytest.fixture(scope="session")
+def toy(make_toy: Callable[..., Path]) -> Path:
+    """The folder of a toy set: 16 videos of 12 frames, 64 x 48 px."""
+    root: Path = make_toy()
+    return root / "toy"
+
+
+@pytest.fixture
+def dataset(toy: Path, tmp_path: Path) -> Path:
+    """Three videos of it that a test may spoil, of 12, 12 and 9 frames."""
+    folder = tmp_path / "three"
+    for number, video in enumerate(sorted((toy / "jpegs_256").iterdir())[:3]):
+        shutil.copytree(video, folder / "jpegs_256" / f"v{number}")
+    for name in list_frames(folder / "jpegs_256" / "v2")[9:]:
+        (folder / "jpegs_256" / "v2" / name).unlink()
+    return folder
