@@ -10,6 +10,7 @@ import typer
 
 from saccade import __version__
 from saccade.commands import bench, data, runs, sweep
+from saccade.commands.completion import complete_run, complete_spec
 from saccade.commands.doctor import doctor
 from saccade.commands.options import Overrides, RunsRoot, SpecPath
 from saccade.commands.plan import plan
@@ -20,7 +21,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     help="Saccade-guided video self-supervision: a YAML spec goes in, a tracked, repeatable, comparable run comes out.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -41,21 +42,31 @@ def _say_version(asked: bool) -> None:
 
 @app.callback()
 def main_options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Say which version this is.")
     ] = False,
 ) -> None:
-    """Options of the program itself; its help stands above."""
+    """Options of the program itself; its help stands above. Alone it says what to do next."""
+    if context.invoked_subcommand is None:
+        from saccade.commands.next_steps import next_steps
+
+        typer.echo(next_steps())
 
 
 @app.command()
 def run(
-    spec: Annotated[Path | None, typer.Argument(help="Experiment spec, a YAML file.", metavar="SPEC")] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Argument(help="Experiment spec, a YAML file.", metavar="SPEC", autocompletion=complete_spec),
+    ] = None,
     overrides: Overrides = None,
     resume: Annotated[
         str | None,
         typer.Option(
-            metavar="RUN", help="Go on with a run: its id, folder or MLflow id; if it is not here, from its server."
+            metavar="RUN",
+            help="Go on with a run: its id, folder or MLflow id; if it is not here, from its server.",
+            autocompletion=complete_run,
         ),
     ] = None,
     slurm: Annotated[

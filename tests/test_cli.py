@@ -61,8 +61,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(command: str, saccade: Callable[.
     assert not (tmp_path / "runs").exists()
 
 
-def test_no_command_shows_the_help(saccade: Callable[..., Result]) -> None:
-    for words in ((), ("data",), ("runs",)):
+def test_a_group_alone_shows_its_help(saccade: Callable[..., Result]) -> None:
+    for words in (("data",), ("runs",)):
         code, _, err = saccade(*words)
         assert code == 2
         assert err.startswith("Usage: saccade")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from saccade.commands.completion import complete_run
 from saccade.commands.options import Overrides, RunsRoot
 from saccade.errors import RunError
 
@@ -19,8 +20,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="The run.")]
-Runs = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="The runs.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="The run.", autocompletion=complete_run)]
+Runs = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="The runs.", autocompletion=complete_run)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -151,7 +152,12 @@ def rerun(run: Run, overrides: Overrides = None, yes: Yes = False, runs_root: Ru
 @app.command()
 def sync(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="The run, of which the folder must be here; default: all.")
+        str | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="The run, of which the folder must be here; default: all.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
@@ -165,7 +171,7 @@ def sync(
 
 @app.command()
 def rm(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="The runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="The runs.", autocompletion=complete_run)],
     tracked: Annotated[bool, typer.Option("--tracked", help="Delete the MLflow run too.")] = False,
     yes: Yes = False,
     runs_root: RunsRoot = Path("runs"),

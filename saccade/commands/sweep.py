@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from saccade.commands.completion import complete_sweep
 from saccade.commands.options import Overrides, RunsRoot
 
 __all__ = ["app"]
@@ -30,7 +31,12 @@ app = typer.Typer(
 )
 
 SweepPath = Annotated[
-    Path, typer.Argument(metavar="SPEC", help="Sweep spec, a YAML file such as sweeps/margin_h.yaml.")
+    Path,
+    typer.Argument(
+        metavar="SPEC",
+        help="Sweep spec, a YAML file such as sweeps/margin_h.yaml.",
+        autocompletion=complete_sweep,
+    ),
 ]
 
 
