@@ -75,7 +75,7 @@ def read_followers(path: Path, spec: Spec, overrides: Sequence[str]) -> list[Spe
     for name in spec.then:
         place = path.parent / name
         if place.resolve() == path.resolve():
-            raise SpecError(f"{path}: then: {name} is this file itself; a chain does not go in circles")
+            raise SpecError(f"{path}: then: {name} is this file itself; a chain does not go in circles, so remove it")
         try:
             follower = read_spec(place, shared_overrides(overrides))
         except SpecError as error:

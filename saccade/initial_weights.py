@@ -95,7 +95,9 @@ def adopt(weights: Path, given: str, run: RunDir) -> None:
         }
         atomic.write_text(target.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
     except OSError as error:
-        raise RunError(f"{target}: {error.strerror}; the weights have to be copied into the run's folder") from None
+        raise RunError(
+            f"{target}: {error.strerror}; the weights are copied into the run's folder: make room there"
+        ) from None
 
 
 def read_record(folder: Path) -> dict[str, Any]:

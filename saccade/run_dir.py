@@ -327,7 +327,9 @@ def open_run(runs_root: str | Path, ref: str) -> RunDir:
     folder = Path(ref).expanduser()
     if ("/" in ref or (folder / "run.json").exists()) and folder.is_dir():
         if not (folder / "run.json").exists():
-            raise RunError(f"{ref}: not the folder of a run: it has no run.json")
+            raise RunError(
+                f"{ref}: not the folder of a run: it has no run.json; give a folder such as runs/<id>, or an id"
+            )
         return RunDir(folder.absolute())
     runs = {run.id: run for run in list_runs(runs_root)}
     if ref in runs:

@@ -146,7 +146,9 @@ def parse_yaml(text: str, locate: Locate, order: int = 0) -> Node | None:
         raise SpecError(_syntax_message(error, text, locate)) from None
     except (ValueError, OverflowError):
         # PyYAML calls chr() on the number in "\UFFFFFFFF", and int() on that in %YAML, without a look at it.
-        raise SpecError(f"{locate(loader.line + 1)}: an escape or %YAML line with an impossible number") from None
+        raise SpecError(
+            f"{locate(loader.line + 1)}: an escape or %YAML line with an impossible number; correct or remove it"
+        ) from None
     finally:
         loader.dispose()
 

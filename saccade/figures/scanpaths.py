@@ -191,4 +191,4 @@ def show_scanpath(
     try:
         write(out, video)
     except OSError as error:
-        raise DataError(f"{out}: cannot be written: {error.strerror or error}") from None
+        raise DataError(f"{out}: cannot be written: {error.strerror or error}; give another --out") from None

@@ -217,11 +217,16 @@ def fit_state(state: dict[str, Tensor], wanted: dict[str, Tensor], *, what: str)
     for key, like in wanted.items():
         tensor = state[key]
         if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_complex():
-            raise WeightsError(f"{what}: {key} is not a plain tensor of numbers")
+            raise WeightsError(f"{what}: {key} is not a plain tensor of numbers; write the file again")
         if tensor.shape != like.shape:
-            raise WeightsError(f"{what}: {key} has shape {tuple(tensor.shape)}, expected {tuple(like.shape)}")
+            raise WeightsError(
+                f"{what}: {key} has shape {tuple(tensor.shape)}, expected {tuple(like.shape)}; it belongs "
+                "to another model"
+            )
         if tensor.is_floating_point() != like.is_floating_point():
-            raise WeightsError(f"{what}: {key} has dtype {tensor.dtype}, expected {like.dtype}")
+            raise WeightsError(
+                f"{what}: {key} has dtype {tensor.dtype}, expected {like.dtype}; it belongs to another model"
+            )
         if not bool(tensor.isfinite().all()):
             raise WeightsError(f"{what}: {key} holds NaN or infinite values; the training that wrote it had diverged")
         fitted[key] = tensor.to(like.dtype)

@@ -120,7 +120,7 @@ def import_published(path: Path, out: Path, *, overwrite: bool = False) -> Impor
     try:
         write_weights(out, tensors, description)
     except OSError as error:
-        raise WeightsError(f"{out}: cannot be written ({error.strerror or error})") from None
+        raise WeightsError(f"{out}: cannot be written ({error.strerror or error}); give another name") from None
     return ImportReport(
         out=out,
         kind=kind,

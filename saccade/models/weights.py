@@ -99,7 +99,9 @@ def read_header(path: Path) -> tuple[EncoderDescription, dict[str, tuple[int, ..
         WeightsError: When it is missing, damaged or of another kind.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file")
+        raise WeightsError(
+            f"{path}: there is no such file; give one, the folder of a run, or runs:/<MLflow run id>/model"
+        )
     try:
         with safe_open(path, framework="numpy") as file:
             described = (file.metadata() or {}).get(METADATA_KEY)
@@ -117,7 +119,8 @@ def read_header(path: Path) -> tuple[EncoderDescription, dict[str, tuple[int, ..
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "JSON"
         raise WeightsError(
-            f"{path}: its description is damaged or of a newer version ({where}: {first['msg']})"
+            f"{path}: its description is damaged or of a newer version ({where}: {first['msg']}); "
+            "take it from its run again, or update saccade"
         ) from None
 
 

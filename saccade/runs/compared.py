@@ -57,7 +57,7 @@ def compare_groups(records: Sequence[RunRecord], runs_root: Path, metrics: Seque
     groups = group_runs(records, _source(records, runs_root))
     scores = score_metrics(records, metrics)
     if not scores:
-        raise RunError("saccade runs compare: these runs have no metrics yet")
+        raise RunError("saccade runs compare: these runs have no metrics yet; name others")
     text = groups_text(groups, scores)
     members = [record for group in groups for record in group.runs.values()]
     moving = curve_metrics(members)

@@ -122,7 +122,7 @@ class RunRecord:
         try:
             return file.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
-            raise RunError(f"{file}: {error.strerror}") from None
+            raise RunError(f"{file}: cannot be read ({error.strerror}); look at its permissions and its disk") from None
 
     def text_if_any(self, path: str) -> str:
         """A file's text; empty when there is none, as with the changes of a clean checkout."""
@@ -154,7 +154,9 @@ def local_record(run: RunDir) -> RunRecord:
         events = [event for event, _ in read_journal(run.journal)]
         running = run.trainer_lives()
     except OSError as error:
-        raise RunError(f"{error.filename or run.path}: {error.strerror}") from None
+        raise RunError(
+            f"{error.filename or run.path}: cannot be read ({error.strerror}); look at its permissions and its disk"
+        ) from None
     state = ShippingState.load(run.path)
     tags = _local_tags(record, events, state)
     follows = record.get("follows") or {}

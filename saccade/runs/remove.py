@@ -64,7 +64,10 @@ def remove(record: RunRecord, *, tracked: bool) -> str:
         raise RunError(f"{run.path}: is a link; remove it and what it points to by hand")
     for folder in (run.path, run.root):
         if not os.access(folder, os.W_OK):
-            raise RunError(f"{folder}: cannot be written to, so run {run.id} stays as it is")
+            raise RunError(
+                f"{folder}: cannot be written to, so run {run.id} stays as it is; ask its owner, or "
+                "change its permissions"
+            )
     with run.lock_supervisor(), run.lock():
         words = [_delete_tracked(record)] if tracked else []
         # In one stroke: a removal that is interrupted leaves no half of a run among the others.
@@ -73,7 +76,9 @@ def remove(record: RunRecord, *, tracked: bool) -> str:
             run.path.rename(aside)
             shutil.rmtree(aside)
         except OSError as error:
-            raise RunError(f"{error.filename or run.path}: {error.strerror}") from None
+            raise RunError(
+                f"{error.filename or run.path}: {error.strerror}; remove what is left of the run by hand"
+            ) from None
     return " and ".join([*words, f"removed {run.path}"])
 
 

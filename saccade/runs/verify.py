@@ -118,7 +118,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         return dict(load_file(path))
     except UNREADABLE as error:
-        raise WeightsError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise WeightsError(
+            f"{path}: cannot be read ({str(error).splitlines()[0]}); the repeat has to be made anew"
+        ) from None
 
 
 def verify(repeat: Repeat, into: Path, *, keep: bool, say: Callable[[str], None]) -> int:
@@ -140,7 +142,7 @@ def verify(repeat: Repeat, into: Path, *, keep: bool, say: Callable[[str], None]
     if record.status == "RUNNING":
         raise RunError(f"run {record.id} is still running; verify it when it has ended")
     if not record.last:
-        raise RunError(f"run {record.id} has no metrics to compare with: it ended before the first one")
+        raise RunError(f"run {record.id} has no metrics to compare with: it ended before the first one; choose another")
     changes = changes_since(repeat)
     say(changes_text(repeat, changes))
     fresh = create_run(into, repeat.spec, sys.argv)

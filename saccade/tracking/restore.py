@@ -73,7 +73,10 @@ def restore_run(runs_root: Path, ref: str, tracking_uri: str | None, *, say: Cal
         work.rename(target)
         atomic.sync(target.parent)
     except OSError as error:
-        raise RunError(f"{error.filename or target}: {error.strerror}; the run cannot be brought here") from None
+        raise RunError(
+            f"{error.filename or target}: {error.strerror}; the run cannot be brought here: make room, or "
+            "give another --runs FOLDER"
+        ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     goes_on = f"goes on from {checkpoint}" if checkpoint else "begins anew, since no checkpoint of it is tracked"

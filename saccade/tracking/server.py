@@ -181,7 +181,10 @@ def _await(address: str, server: "subprocess.Popen[bytes]", stopping: _Stop) -> 
         with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2):
             return True
         if time.monotonic() > deadline:
-            raise RunError(f"the MLflow server does not answer at {address} after {_START_SEC:.0f} s")
+            raise RunError(
+                f"the MLflow server does not answer at {address} after {_START_SEC:.0f} s; what it says is "
+                "above, saccade doctor may know more"
+            )
         time.sleep(0.2)
     return False
 

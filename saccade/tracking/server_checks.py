@@ -94,7 +94,8 @@ def check_auth(config: Path | None) -> None:
     given = os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD", parser.get("mlflow", "admin_password", raw=True, fallback=""))
     if len(given) < _PASSWORD_LENGTH:
         raise RunError(
-            f"$MLFLOW_AUTH_ADMIN_PASSWORD: the administrator's password; {_PASSWORD_LENGTH} characters or more"
+            f"$MLFLOW_AUTH_ADMIN_PASSWORD: has to be the administrator's password, {_PASSWORD_LENGTH} characters or "
+            "more"
         )
     check_database(database, schema=False)
 
@@ -129,7 +130,8 @@ def check_database(uri: str, *, schema: bool = True) -> None:
     mlflow = f"MLflow {importlib.metadata.version('mlflow')}"
     if version not in _schemas():
         raise RunError(
-            f"{redact(uri)}: its tables (version {version}) are of a newer MLflow than {mlflow}, or not MLflow's"
+            f"{redact(uri)}: its tables (version {version}) are of a newer MLflow than {mlflow}, or not MLflow's; "
+            "install that version, or give another database"
         )
     raise RunError(
         f"{redact(uri)}: its tables are older than {mlflow}; back it up, then run: mlflow db upgrade {redact(uri)}"
@@ -166,7 +168,9 @@ def _postgresql_version(uri: str) -> str | None:
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     except psycopg.Error as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RunError(f"{redact(uri)}: the database cannot be used ({redact(reason)})") from None
+        raise RunError(
+            f"{redact(uri)}: the database cannot be used ({redact(reason)}); see that it is up, and the address right"
+        ) from None
     return str(row[0]) if row else None
 
 

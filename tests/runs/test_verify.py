@@ -265,7 +265,7 @@ def test_what_cannot_be_verified(make: Make, saccade: Command, root: Path) -> No
     code, _, err = saccade("runs", "verify", "bare")
     assert (code, err) == (
         2,
-        f"error: run {bare.id} has no metrics to compare with: it ended before the first one\n",
+        f"error: run {bare.id} has no metrics to compare with: it ended before the first one; choose another\n",
     )
     code, _, err = saccade("runs", "verify", "odd")
     assert code == 2
