@@ -18,13 +18,7 @@ from saccade.datasets.layout import Video
 from saccade.engine.device import Machine
 from saccade.engine.stop import StopRequest
 from saccade.errors import RunError
-from saccade.evaluation.classifier import (
-    Classifier,
-    ClassifierTimetable,
-    Source,
-    classifier_step,
-    train_classifier,
-)
+from saccade.evaluation.classifier import Classifier, ClassifierTimetable, Source, classifier_step, train_classifier
 from saccade.evaluation.clip_features import Clips
 from saccade.evaluation.finetune import finetune
 from saccade.evaluation.linear_probe import linear_probe

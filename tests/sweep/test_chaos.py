@@ -85,6 +85,12 @@ def test_no_trial_is_lost_or_doubled(
 
     trials = trials_at(postgres.url, "chaos")
     retries = {trial.system_attrs[RETRY_OF]: trial for trial in trials if RETRY_OF in trial.system_attrs}
+    check_books(trials, retries)
+    check_tracking(door.address, trials, retries)
+    check_best(max(trial.value or 0.0 for trial in trials), own_folder / "again")
+
+
+def check_books(trials: list[Any], retries: dict[int, Any]) -> None:
     first = [trial for trial in trials if RETRY_OF not in trial.system_attrs]
     assert len(first) == TRIALS
     assert len(retries) == 2
@@ -97,17 +103,17 @@ def test_no_trial_is_lost_or_doubled(
         # The trainers of killed workers have stopped in good order: no epoch is done twice, not even theirs.
         assert epochs(last) == [1, 2, 3, 4, 5, 6]
         assert last.value == pytest.approx(score(read_spec(Path("runs") / run / "spec.yaml"), 6))
-    check_tracking(door.address, trials, retries)
 
-    # The best, from its written spec, gives its score again.
-    best = max(trials, key=lambda trial: trial.value or 0.0)
+
+def check_best(value: float, folder: Path) -> None:
+    """The best, from its written spec, gives its score again."""
     spec = read_spec("runs/sweeps/chaos/best.yaml")
-    again = RunDir(own_folder / "again")
+    again = RunDir(folder)
     again.path.mkdir()
     (again.path / "spec.yaml").write_text(Path("runs/sweeps/chaos/best.yaml").read_text())
-    assert score(spec, 6) == best.value
+    assert score(spec, 6) == value
     assert os.spawnl(os.P_WAIT, sys.executable, sys.executable, str(_trainer()), str(again.path)) == 0
-    assert last_values(again, ["val/retrieval_top1"])["val/retrieval_top1"] == best.value
+    assert last_values(again, ["val/retrieval_top1"])["val/retrieval_top1"] == value
 
 
 def _trainer() -> Path:
