@@ -7,7 +7,6 @@ seconds each, and begins when it is told to.
 """
 
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -29,20 +28,20 @@ from saccade.provenance import redact, strip_credentials
 from saccade.run_dir import SHIPPING_FILE, BusyError, RunDir
 from saccade.tracking.address import is_server, local_uri, resolve_uri, run_link, with_credentials
 from saccade.tracking.model import ModelPackager
+from saccade.tracking.outcome import MISTAKE, exit_code, last_lines, outcome, time_of_end
 from saccade.tracking.shipment import Shipment
 from saccade.tracking.shipper import PATIENCE_SEC, Shipper
-from saccade.tracking.shipping_state import Outcome, ShippingState
+from saccade.tracking.shipping_state import ShippingState
 from saccade.tracking.store import PARENT_TAG, DeniedError, GoneError, RefusedError
 from saccade.tracking.system import SystemSampler
 from saccade.tracking.views import STANDARD_VIEWS, view_link
 
 __all__ = ["runs_option", "supervise"]
 
-STOPPED, MISTAKE = 143, 2
 _CONNECT_SEC, _STOP_POLL_SEC = 10.0, 0.5
-_TAIL_BYTES, _TAIL_LINES, _TAIL_CHARS = 65536, 40, 4000
+_LEAVE_SEC = 8.0
+"""Who sends SIGTERM kills soon after (SLURM): what cannot be sent until then is left for later."""
 _ROOM_BYTES = 1 << 20
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Signals:
@@ -64,7 +63,7 @@ class Signals:
         self.reason: str | None = None
         """What `stop` said."""
         self.after_end = threading.Event()
-        """A signal came when no trainer was running any more."""
+        """Nothing more is to be waited for: a signal came when no trainer was running, or SIGTERM some seconds ago."""
 
     @contextmanager
     def handled(self) -> Iterator[None]:
@@ -98,6 +97,10 @@ class Signals:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again, trainer = self.first is not None, self._trainer
         self.first = self.first or number
+        if number == signal.SIGTERM and not again:
+            patience = threading.Timer(_LEAVE_SEC, self.after_end.set)
+            patience.daemon = True
+            patience.start()
         if trainer is None:
             if self._trained:
                 self.after_end.set()
@@ -169,7 +172,7 @@ def supervise(
                 try:
                     code, tail = _train(run, trainer, offset, console, signals)
                     asked, state.goes_on = signals.first, signals.reason is None
-                    shipper.end(_outcome(code, asked, signals.reason, tail))
+                    shipper.end(outcome(code, asked, signals.reason, tail, time_of_end(run.journal)))
                     if code == 0 and packager is not None:
                         _package(packager, console, signals)
                 finally:
@@ -182,7 +185,7 @@ def supervise(
         _report(run, shipment, console, complete=complete, code=code)
     if interrupted is not None and signals.first is not None:
         interrupted.set()
-    return _exit_code(code, asked)
+    return exit_code(code, asked)
 
 
 def _state(
@@ -263,7 +266,7 @@ def _train(
             sampler.finish()
         _end(trainer)
         tail.finish()
-    return code, _last_lines(run.log, offset)
+    return code, last_lines(run.log, offset)
 
 
 def _end(trainer: subprocess.Popen[bytes]) -> None:
@@ -310,48 +313,10 @@ def _trainer_environment(console: Console) -> dict[str, str]:
     return environment
 
 
-def _last_lines(log: Path, offset: int) -> str:
-    """The end of a log as plain text: no progress bars, no colours, at most what a tag holds."""
-    with open(log, "rb") as file:
-        file.seek(max(offset, log.stat().st_size - _TAIL_BYTES))
-        text = _ESCAPES.sub("", file.read().decode("utf-8", "replace"))
-    # A bar is redrawn after a carriage return: only what follows the last one was left standing.
-    lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
-    text = "\n".join([line for line in lines if line][-_TAIL_LINES:])
-    return text if len(text) <= _TAIL_CHARS else "..." + text[3 - _TAIL_CHARS :]
-
-
 def _package(packager: ModelPackager, console: Console, signals: Signals) -> None:
     trouble = packager.finish(signals.after_end)
     if trouble:
         console.say(f"saccade: the MLflow model could not be made: {trouble}; encoder/ holds the encoder")
-
-
-def _outcome(code: int, asked: int | None, reason: str | None, tail: str) -> Outcome:
-    """The status of a run from its trainer's code (negative: the signal that killed it) and what it was asked for."""
-    now = time.time_ns() // 1_000_000
-    if code == 0:
-        return Outcome(status="FINISHED", end_ms=now, tags={})
-    if asked is None and reason is not None and code in (STOPPED, -signal.SIGTERM):
-        return Outcome(status="KILLED", end_ms=now, tags={"saccade.ended": reason})
-    if asked is not None or code in (STOPPED, -signal.SIGTERM):
-        by = signal.Signals(asked if asked is not None else signal.SIGTERM).name
-        return Outcome(status="KILLED", end_ms=now, tags={"saccade.ended": f"stopped by {by}"})
-    tags = {"saccade.ended": f"exit code {code}", "saccade.exit_code": str(code), "saccade.failure": tail}
-    if code < 0:
-        name = signal.Signals(-code).name
-        tags |= {"saccade.ended": f"killed by {name}", "saccade.signal": name}
-    return Outcome(status="FAILED", end_ms=now, tags={key: value for key, value in tags.items() if value})
-
-
-def _exit_code(code: int, asked: int | None) -> int:
-    if code == 0:
-        return 0
-    if asked is not None:
-        return 128 + asked
-    if code in (STOPPED, -signal.SIGTERM):
-        return STOPPED
-    return MISTAKE if code == MISTAKE else 1
 
 
 def _report(run: RunDir, shipment: Shipment, console: Console, *, complete: bool, code: int) -> None:

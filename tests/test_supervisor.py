@@ -437,3 +437,21 @@ def no_threads_left() -> Iterator[None]:
         if thread.name == "shipper":
             thread.join(10)
             assert not thread.is_alive()
+
+
+def test_sigterm_leaves_in_seconds_though_the_server_is_away(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("saccade.supervisor._CONNECT_SEC", 0.1)
+    sent: list[float] = []
+
+    def terminate() -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    when(lambda: lines(run) > 3, terminate)
+    command = [sys.executable, str(STUB), json.dumps([["train", 3], ["wait"]])]
+    nobody = "http://127.0.0.1:9"
+    assert supervise(run, resume=False, tracking_uri=nobody, experiment="tests", command=command) == 143
+    assert time.monotonic() - sent[0] < 10
+    assert f"send it with: saccade runs sync {run.id}" in capfd.readouterr().err

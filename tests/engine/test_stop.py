@@ -4,11 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from saccade.engine.stop import SUPERVISED_VARIABLE, Stopped, StopRequest
+from saccade.prototypes import fit_prototypes
 
 TRAINER = """
 import os, sys, time
@@ -95,3 +99,47 @@ def test_the_first_reason_stays() -> None:
     stop.request("two")
     with pytest.raises(Stopped, match="one"):
         stop.check()
+
+
+def in_a_moment(number: signal.Signals) -> None:
+    threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
+
+
+def test_at_once_leaves_k_means_of_faiss(own_signals: None) -> None:
+    """The published setting's, minutes of which are one call of a C++ library."""
+    stop = StopRequest()
+    stop.install()
+    features = np.random.default_rng(5).standard_normal((20_000, 64), np.float32)
+    in_a_moment(signal.SIGTERM)
+    began = time.monotonic()
+    with pytest.raises(Stopped, match="it was sent SIGTERM"), stop.at_once():
+        fit_prototypes(features, 500, seed=1, temperature=0.1, seeding="random", iterations=100_000)
+    assert time.monotonic() - began < 10
+
+
+def test_at_once_leaves_a_wait_and_only_once(own_signals: None) -> None:
+    stop = StopRequest()
+    stop.install()
+
+    def slow() -> Iterator[int]:
+        yield 1
+        time.sleep(30)
+
+    waiting = stop.while_waiting(slow())
+    assert next(waiting) == 1
+    in_a_moment(signal.SIGINT)
+    with pytest.raises(Stopped, match="it was sent SIGINT"):
+        next(waiting)
+    os.kill(os.getpid(), signal.SIGTERM)  # while what there is is saved
+    with pytest.raises(Stopped, match="it was sent SIGINT"), stop.at_once():
+        pass
+
+
+def test_one_of_several_processes_leaves_with_the_others(own_signals: None) -> None:
+    stop = StopRequest()
+    stop.install()
+    stop.alone = False
+    with stop.at_once():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert list(stop.while_waiting([1, 2])) == [1, 2]
+    assert stop.requested
