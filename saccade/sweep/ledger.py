@@ -163,7 +163,7 @@ class Ledger:
         with self._locked() as session:
             now = self._now(session)
             last = self._study_attribute(session, key)
-            if last is not None and now - datetime.fromisoformat(str(last)) < timedelta(seconds=every_sec):
+            if last is not None and abs(now - datetime.fromisoformat(str(last))) < timedelta(seconds=every_sec):
                 return False
             self._set_study(session, key, now.isoformat())
             return True
@@ -185,12 +185,12 @@ class Ledger:
         else:
             now = session.execute(sa.text("SELECT clock_timestamp() AT TIME ZONE 'utc'")).scalar_one()
         first, last = self._contact or (now, now)
-        unbroken = now - last <= timedelta(seconds=2 * self._renew_sec)
+        unbroken = abs(now - last) <= timedelta(seconds=2 * self._renew_sec)  # Clocks are put back, too.
         self._contact = (first if unbroken else now, now)
         return now
 
     def _may_judge(self, now: datetime) -> bool:
-        """After an outage or a night of sleep all workers look dead, until each has had the time to say that it is not.
+        """After an outage, a night of sleep or a jump of the clock all workers look dead, until each had time to deny it.
 
         So only who has been in contact for two renewals tells others dead.
         """
@@ -250,9 +250,9 @@ class Ledger:
         """Fail the trials whose worker is gone, and queue each once more; its attributes say where its runs are."""
         for trial in self._trials(session, TrialState.RUNNING):
             beat = models.TrialHeartbeatModel.where_trial_id(trial.trial_id, session)
-            if beat is None or now - beat.heartbeat <= timedelta(
-                seconds=self._grace_sec
-            ):  # None: of a user of Optuna, not of ours
+            # None: of a user of Optuna, not of ours. Of a time to come: from before the clock was put back, and whoever
+            # lives has renewed it since.
+            if beat is None or abs(now - beat.heartbeat) <= timedelta(seconds=self._grace_sec):
                 continue
             trial.state, trial._datetime_complete_utc = TrialState.FAIL, now
             system = self._get(session, trial)

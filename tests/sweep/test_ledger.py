@@ -165,6 +165,26 @@ def test_nobody_is_told_dead_right_after_an_outage(
     assert trials(study)[0].state == TrialState.RUNNING
 
 
+@pytest.mark.parametrize("jump_sec", [86_400, -86_400])
+def test_a_clock_that_jumps_tells_nobody_dead_who_lives(
+    books: Callable[..., Ledger], study: optuna.Study, clock: Clock, jump_sec: int
+) -> None:
+    dead, alive, other = books(), books(), books()
+    lost, held = take(dead, "dead").trial_id, take(alive, "alive").trial_id
+    assert lost is not None
+    assert held is not None
+    stay_in_touch(other, clock, 30)
+    clock.passes(jump_sec)
+    for _ in range(3):
+        assert alive.renew(held).held
+        assert take(other, "other", trials=2).trial_id is None
+        clock.passes(7)
+    taken = take(other, "other", trials=2).trial_id
+    assert alive.renew(held).held
+    again = next(trial for trial in study.trials if trial._trial_id == taken)
+    assert study.trials[again.system_attrs[RETRY_OF]]._trial_id == lost
+
+
 def test_a_worker_that_has_just_come_judges_nobody(
     books: Callable[..., Ledger], study: optuna.Study, clock: Clock
 ) -> None:
