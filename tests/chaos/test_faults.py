@@ -3,7 +3,7 @@
 Where the faults of issue 7 are tried:
 
 - killed at any place: test_resume.py; at random moments of `saccade run`: test_long.py (`make chaos`)
-- asked to stop at any place: here; in k-means of faiss: engine/test_stop.py; the supervisor: test_supervisor.py
+- asked to stop at any place: here; in k-means of faiss: engine/test_stop.py; the supervisor: supervisor/
 - the server away: tracking/test_outage.py; workers of a sweep and its database: sweep/test_chaos.py
 - a full disk: here (the trainer), tracking/test_outage.py (the supervisor), test_checkpoint.py (at any byte)
 - memory, hanging workers, NaN, jumping clocks, two resumes at once: here; NaN on a GPU: engine/test_finite.py

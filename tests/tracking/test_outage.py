@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +32,7 @@ from saccade.tracking.store import Store
 from saccade.tracking.sync import sync_run, sync_runs
 
 from ..mlflow_server import Door
+from ..supervised import lines, when
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -57,21 +58,6 @@ def state_of(run: RunDir) -> ShippingState:
     state = ShippingState.load(run.path)
     assert state is not None
     return state
-
-
-def lines(run: RunDir) -> int:
-    return run.journal.read_bytes().count(b"\n") if run.journal.exists() else 0
-
-
-def when(condition: Callable[[], bool], act: Callable[[], object]) -> threading.Thread:
-    def wait() -> None:
-        while not condition():
-            time.sleep(0.01)
-        act()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
 
 
 def finished(run: RunDir) -> bool:
