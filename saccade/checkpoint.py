@@ -19,6 +19,7 @@ import torch
 
 from saccade import atomic
 from saccade.errors import CheckpointError
+from saccade.torch_file import check_torch_file, is_zip
 
 __all__ = [
     "HINT",
@@ -34,7 +35,6 @@ FORMAT = 1
 HINT = "; remove it to start over"
 """How a refusal of a checkpoint ends."""
 
-_ZIP = b"PK\x03\x04"
 _DAMAGED = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -149,7 +149,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: It was not written by `save_checkpoint`.
     """
     try:
-        _check_sums(path)
+        if not is_zip(path):
+            raise zipfile.BadZipFile("not a zip archive as PyTorch writes them")
+        check_torch_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
@@ -157,14 +159,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this version (format {FORMAT}){HINT}")
     return state
-
-
-def _check_sums(path: Path) -> None:
-    """Refuse a file with a changed byte: torch would read wrong weights from it, or stumble in its unpickler."""
-    with path.open("rb") as file:
-        if file.read(len(_ZIP)) != _ZIP:
-            raise zipfile.BadZipFile("not a zip archive as PyTorch writes them")
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"{damaged} in it has changed since it was written")

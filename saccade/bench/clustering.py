@@ -2,6 +2,7 @@
 
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -144,8 +145,10 @@ def unstructured(points: int, dim: int) -> Floats:
 def _load(path: Path, num_clusters: int) -> Floats:
     try:
         features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not an .npy file of features ({error}); write one by numpy.save") from None
+    if not isinstance(features, np.ndarray):
+        raise DataError(f"{path}: is no single array; write one by numpy.save")
     if features.ndim != 2 or features.dtype != np.float32 or len(features) < num_clusters:
         raise DataError(
             f"{path}: holds {features.dtype} {list(features.shape)}; "

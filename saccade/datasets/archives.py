@@ -5,6 +5,7 @@ that place. RAR needs a program: `rarfile` (pure Python, kept up since 2005) rea
 checked first, and calls whichever of unrar, 7z, unar and bsdtar is installed for what is compressed.
 """
 
+import errno
 import glob
 import io
 import lzma
@@ -213,8 +214,9 @@ class Archive:
         except _BROKEN as error:
             raise MemberError(f"cannot be read from its archive: {_line(error)}") from None
         except OSError as error:
-            if error.errno is not None:  # of the disk; bz2 has none for damaged data
+            if error.errno not in (None, errno.EINVAL):
                 raise
+            # bz2 has no number for damaged data, and a place before the file's beginning is an invalid argument.
             raise MemberError(f"cannot be read from its archive: {_line(error)}") from None
 
 

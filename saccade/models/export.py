@@ -6,10 +6,12 @@ enough; the encoder.json beside it says the same to people and other tools, and 
 weights begin with `encoder.`; a file may hold other parts under other names.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -21,6 +23,7 @@ from saccade.models.weights import (
     ENCODER_PREFIX,
     METADATA_KEY,
     PROJECTION_PREFIX,
+    SUM_KEY,
     UNREADABLE,
     WEIGHTS_FILE,
     EncoderDescription,
@@ -174,8 +177,9 @@ def write_weights(path: Path, tensors: dict[str, Tensor], description: EncoderDe
     """Write one safetensors file with its description, whole or not at all."""
     # safetensors wants tensors that are dense in row-major order, and each with memory of its own.
     dense = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
+    described = description.model_dump_json()
     # As bytes: its own way to a file makes one that nobody else may read, whatever the umask says.
-    content = save(dense, metadata={METADATA_KEY: description.model_dump_json()})
+    content = save(dense, metadata={METADATA_KEY: described, SUM_KEY: content_sum(described, dense)})
     with atomic.replacing(path) as file:
         file.write(content)
 
@@ -188,9 +192,24 @@ def read_weights(path: Path) -> tuple[EncoderDescription, dict[str, Tensor]]:
     """
     description, _ = read_header(path)
     try:
-        return description, load_file(path)
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata()
+        tensors = load_file(path)
     except UNREADABLE as error:
         raise unreadable(path, error) from None
+    if SUM_KEY in said and said[SUM_KEY] != content_sum(said[METADATA_KEY], tensors):
+        raise WeightsError(f"{path}: is damaged: its weights are not those that it was written with; get it again")
+    return description, tensors
+
+
+def content_sum(described: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of a description and of the names, types, shapes and bytes of tensors on the CPU, dense in memory."""
+    content = hashlib.sha256(described.encode())
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        content.update(f"\0{key}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
 
 
 def _empty_encoder(description: EncoderDescription) -> Encoder:

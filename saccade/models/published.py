@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from saccade.checksum import file_sha256
@@ -26,6 +27,7 @@ from saccade.errors import WeightsError
 from saccade.models.encoder import Encoder, build_encoder
 from saccade.models.export import describe, fit_state, write_weights
 from saccade.models.weights import first_line
+from saccade.torch_file import check_torch_file
 
 __all__ = ["ImportReport", "import_published"]
 
@@ -152,6 +154,7 @@ def _read(path: Path) -> dict[str, Any]:
     if path.stat().st_size == 0:
         raise WeightsError(f"{path}: is empty; download it again")
     try:
+        check_torch_file(path)
         # The allow-list: what else a pickle names is refused before anything of it is called.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -169,6 +172,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 # What PyTorch's readers have been seen to raise on damaged bytes, depending on where the damage is.
 _DAMAGED = (
+    SafetensorError,  # torch.load looks at how a file's name ends
     RuntimeError,
     OSError,
     EOFError,
@@ -195,7 +199,7 @@ def _refusal(error: pickle.UnpicklingError) -> str:
 
 
 def _names(keys: Mapping[Any, Any]) -> str:
-    shown = ", ".join(str(key)[:60] for key in list(keys)[:4])
+    shown = ", ".join(str(key)[:60] for key in list(keys)[:4])  # no key is large: see `check_torch_file`
     return f"the keys {shown}{', ...' if len(keys) > 4 else ''}" if keys else "an empty dict"
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "HEAD_PREFIX",
     "METADATA_KEY",
     "PROJECTION_PREFIX",
+    "SUM_KEY",
     "UNREADABLE",
     "WEIGHTS_FILE",
     "EncoderDescription",
@@ -25,6 +26,10 @@ __all__ = [
 WEIGHTS_FILE = "encoder.safetensors"
 METADATA_KEY = "saccade"
 """Of the description among a file's metadata."""
+SUM_KEY = "saccade_sha256"
+"""Of the checksum over description and weights (`export.content_sum`), which files of other programs lack."""
+_METADATA = {METADATA_KEY, SUM_KEY, "format"}
+"""What a file's metadata may hold; safetensors' own writers add a format."""
 ENCODER_PREFIX = "encoder."
 HEAD_PREFIX = "head."
 PROJECTION_PREFIX = "projection."
@@ -104,17 +109,20 @@ def read_header(path: Path) -> tuple[EncoderDescription, dict[str, tuple[int, ..
         )
     try:
         with safe_open(path, framework="numpy") as file:
-            described = (file.metadata() or {}).get(METADATA_KEY)
+            metadata = file.metadata() or {}
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except UNREADABLE as error:
         raise unreadable(path, error) from None
-    if described is None:
+    if METADATA_KEY not in metadata:
         raise WeightsError(
             f"{path}: a safetensors file without saccade's description; give one written by a run or by "
             "`saccade import-weights`"
         )
+    unknown = sorted(metadata.keys() - _METADATA)
+    if unknown:
+        raise WeightsError(f"{path}: its description is damaged or of a newer version (metadata {unknown[0][:60]!r})")
     try:
-        return EncoderDescription.model_validate_json(described), shapes
+        return EncoderDescription.model_validate_json(metadata[METADATA_KEY]), shapes
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "JSON"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ..datasets.conftest import write_rar  # noqa: F401 - an archive of a kind that no library writes
 from .mutations import LONG, REFUSED, TRIED
 
 
