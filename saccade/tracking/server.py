@@ -21,7 +21,9 @@ from types import FrameType
 
 from saccade.errors import RunError
 from saccade.provenance import redact
+from saccade.tracking.address import sqlite_file
 from saccade.tracking.server_checks import check_artifacts, check_auth, check_database, check_port
+from saccade.tracking.sqlite import write_ahead
 
 __all__ = ["ServerSettings", "host_names", "serve"]
 
@@ -123,6 +125,9 @@ def serve(settings: ServerSettings, announce: Callable[[str], None]) -> int:
     check_auth(settings.auth)
     check_artifacts(settings.artifacts)
     check_database(settings.database)
+    file = sqlite_file(settings.database)
+    if file is not None:
+        write_ahead(file)
     stopping = _Stop()
     before = {number: signal.signal(number, stopping.on_signal) for number in _SIGNALS}
     server = subprocess.Popen(

@@ -9,12 +9,15 @@ import socket
 import sqlite3
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from saccade.errors import RunError
+from saccade.tracking import sqlite
 from saccade.tracking.server import ServerSettings, serve
 from saccade.tracking.server_checks import artifacts_uri, check_database, database_uri, newest_schema
 
@@ -193,3 +196,25 @@ def test_its_memory(ui: Ui) -> None:
     processes = [parent, *parent.children(recursive=True)]
     assert len(processes) == 3  # saccade, MLflow's command, and its worker
     assert sum(process.memory_full_info().pss for process in processes) < 500e6
+
+
+def test_a_commit_waits_for_the_disk_once(ui: Ui) -> None:
+    with closing(sqlite3.connect(ui.root / "mlflow.db")) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_file_on_a_network_disk_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mlflow.db"
+    monkeypatch.setattr(sqlite, "_file_system", lambda folder: "nfs4")
+    assert not sqlite.write_ahead(file)
+    assert not file.exists()
+
+
+def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = [("/", "ext4"), (str(tmp_path), "nfs4"), (str(tmp_path / "own"), "xfs")]
+    parts = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in mounts]
+    monkeypatch.setattr(sqlite.psutil, "disk_partitions", lambda all: parts)
+    (tmp_path / "own" / "runs").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "own")
+    found = [sqlite._file_system(folder) for folder in (tmp_path / "runs", tmp_path / "own/runs", tmp_path / "linked")]
+    assert found == ["nfs4", "xfs", "xfs"]
