@@ -355,6 +355,12 @@ def render(
     """
     if device.type == "cpu":
         return _render_on_cpu(samples, size=size, normalised=normalised)
+    return _render_on_gpu(samples, size=size, device=device, normalised=normalised)
+
+
+def _render_on_gpu(
+    samples: Sequence[Sample], *, size: int, device: torch.device, normalised: bool
+) -> tuple[Tensor, Tensor | None]:
     clips, masks = [], []
     for sample in samples:
         frames = sample.frames.to(device, non_blocking=True)

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from saccade.datasets.clips import (
+    ClipChooser,
     EvenClips,
     Item,
     Sample,
     TrainingViews,
     VideoClips,
+    _render_on_gpu,
     epoch_batches,
     make_loader,
     render,
@@ -115,6 +117,10 @@ class TestLoading:
         assert "\n" not in str(caught.value)
 
 
+def test_no_batches_start_no_worker(videos: tuple[Video, ...]) -> None:
+    assert list(make_loader(VideoClips(videos, training_views(FULL)), [], workers=2)) == []
+
+
 def numbers(batches: Iterator[list[Item]]) -> list[list[int]]:
     return [[item.video for item in batch] for batch in batches]
 
@@ -199,6 +205,21 @@ class TestRender:
             assert plain_mask is not None
             torch.testing.assert_close(clip, normalise(plain), atol=1e-4, rtol=0)
             torch.testing.assert_close(mask, plain_mask, atol=1e-4, rtol=0)
+
+    @pytest.mark.parametrize("chooser", [training_views(FULL), EvenClips(clip_frames=8, num_clips=2, crop=16)])
+    @pytest.mark.parametrize("normalised", [True, False])
+    def test_a_gpu_renders_what_the_cpu_does(
+        self, videos: tuple[Video, ...], chooser: ClipChooser, normalised: bool
+    ) -> None:
+        dataset, cpu = VideoClips(videos, chooser), torch.device("cpu")
+        samples = [dataset[Item(2, 0)], dataset[Item(2, 2)]]
+        clips, masks = render(samples, size=20, device=cpu, normalised=normalised)
+        ours, its = _render_on_gpu(samples, size=20, device=cpu, normalised=normalised)
+        assert ours.is_contiguous(memory_format=torch.channels_last_3d)
+        torch.testing.assert_close(ours, clips, atol=1e-4, rtol=0)
+        assert (masks is None) == (its is None) == isinstance(chooser, EvenClips)
+        if its is not None:
+            torch.testing.assert_close(its, masks, atol=1e-4, rtol=0)
 
     def test_without_cells_there_are_no_masks(self, tmp_path: Path) -> None:
         dataset = VideoClips([write_video(tmp_path / "a", 20)], EvenClips(clip_frames=4, num_clips=3, crop=16))
