@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := PYTHONUNBUFFERED=1 $(BIN)
 
-.PHONY: quickstart test coverage lint clean
+.PHONY: quickstart test chaos coverage lint clean
 
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -19,6 +19,9 @@ quickstart: $(VENV)/installed  ## toy videos, a tracked pre-training run, a tabl
 
 test: $(VENV)/installed  ## the whole test-suite, with more processes than cores: tests wait much, for servers and for ends
 	$(RUN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+
+chaos: $(VENV)/installed  ## whole runs ended at 60 random moments; a quarter of an hour
+	SACCADE_CHAOS=1 $(RUN)/pytest --capture=no tests/chaos/test_long.py tests/sweep/test_chaos.py
 
 coverage: $(VENV)/installed  ## lines and branches that no test reaches; the suite takes about twice as long
 	$(BIN)/coverage erase

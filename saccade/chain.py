@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from saccade import atomic
 from saccade.errors import RunError, SpecError
 from saccade.journal import Journal, read_journal
-from saccade.run_dir import RunDir, list_runs
+from saccade.run_dir import RunDir, list_runs, without_credentials
 from saccade.spec import Spec
 from saccade.spec_reader import dump_spec, read_spec
 from saccade.tracking.shipping_state import ShippingState
@@ -116,7 +116,7 @@ def save_followers(run: RunDir, followers: Sequence[Spec]) -> None:
     """Write the followers' specs into the first run's folder."""
     for name, spec in zip(places(followers), followers, strict=True):
         (run.path / name).parent.mkdir(exist_ok=True)
-        atomic.write_text(run.path / name, dump_spec(spec))
+        atomic.write_text(run.path / name, dump_spec(without_credentials(spec)))
 
 
 def followers_of(run: RunDir, spec: Spec) -> list[Follower]:

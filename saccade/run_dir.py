@@ -30,7 +30,7 @@ from typing import Any, Self
 from saccade import atomic
 from saccade.errors import RunError
 from saccade.journal import last_attempt
-from saccade.provenance import environment_text, git_state, machine, packages, redact, strip_credentials
+from saccade.provenance import environment_text, git_state, hide_secrets, machine, packages, strip_credentials
 from saccade.run_record import parse_record
 from saccade.spec import Spec
 from saccade.spec_reader import dump_spec, flatten, group_hash, spec_hash
@@ -48,6 +48,7 @@ __all__ = [
     "list_runs",
     "open_run",
     "update_run",
+    "without_credentials",
 ]
 
 LAST = "checkpoints/last.pt"
@@ -263,12 +264,11 @@ def _write_record(
     created: str | None = None,
     follows: Mapping[str, str | int] | None,
 ) -> None:
-    tracking = spec.tracking.model_copy(update={"uri": strip_credentials(spec.tracking.uri)})
-    spec = spec.model_copy(update={"tracking": tracking})
+    spec = without_credentials(spec)
     git, now = git_state(), datetime.now(UTC).isoformat(timespec="milliseconds")
     for name, text in (("spec.yaml", dump_spec(spec)), ("environment.txt", environment_text()), ("git.diff", git.diff)):
         _write_keeping_old(run, name, text)
-    words = [redact(word) for word in argv]
+    words = [hide_secrets(word) for word in argv]
     record = {
         "id": run.id,
         "name": spec.name,
@@ -292,6 +292,12 @@ def _write_record(
         "earlier": earlier,
     }
     atomic.write_text(run.path / "run.json", json.dumps(record, indent=1) + "\n")
+
+
+def without_credentials(spec: Spec) -> Spec:
+    """A spec as it may be written down: its tracking address without user and password."""
+    tracking = spec.tracking.model_copy(update={"uri": strip_credentials(spec.tracking.uri)})
+    return spec.model_copy(update={"tracking": tracking})
 
 
 def _param(value: str | int | float | bool) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saccade.errors import SaccadeError
+from saccade.provenance import strip_credentials
 from saccade.spec import Spec
 from saccade.spec_reader import read_spec
 
@@ -109,6 +110,11 @@ def submit(
     """
     import submitit
 
+    if any(strip_credentials(word) != word for word in words):
+        raise SaccadeError(
+            "--slurm: the command holds a password, which would stand in the job's files; leave it out of the address, "
+            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, which jobs inherit"
+        )
     given = _parsed(parameters)
     cluster = LOCAL if LOCAL in given else "slurm"
     given.pop(LOCAL, None)

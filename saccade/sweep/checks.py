@@ -1,6 +1,7 @@
 """What of a sweep is fine alone but not together, or not with its experiment."""
 
 import difflib
+import re
 from collections.abc import Iterator
 
 from saccade.spec import Spec
@@ -98,7 +99,14 @@ def _budget(sweep: Sweep) -> Iterator[tuple[str, str]]:
 def _storage(sweep: Sweep) -> Iterator[tuple[str, str]]:
     storage = sweep.file.storage
     if storage and not storage.startswith(("postgresql://", "postgresql+psycopg://", "sqlite:///", "${")):
-        yield "storage", "must be postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:////PATH/FILE.db, or empty"
+        yield "storage", "must be postgresql://USER:${NAME}@HOST/DATABASE or sqlite:////PATH/FILE.db, or empty"
+    password = re.match(r"[^:/]+://[^:/@\s]*:([^@\s]*)@", storage)
+    if password is not None and not re.fullmatch(r"(\$\{\w+\})*", password[1]):
+        yield (
+            "storage",
+            "holds a password, which would stand in the study's files; set an environment variable to it and write "
+            "postgresql://USER:${NAME}@HOST/DATABASE",
+        )
 
 
 def _combinations(sweep: Sweep) -> Iterator[tuple[str, str]]:

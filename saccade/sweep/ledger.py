@@ -190,7 +190,7 @@ class Ledger:
         return now
 
     def _may_judge(self, now: datetime) -> bool:
-        """After an outage, a night of sleep or a jump of the clock all workers look dead, until each had time to deny it.
+        """After an outage, a night of sleep or a jump of the clock all workers look dead, until each can deny it.
 
         So only who has been in contact for two renewals tells others dead.
         """

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from saccade.journal import last_time_ms
+from saccade.provenance import hide_secrets
 from saccade.tracking.shipping_state import Outcome
 
 __all__ = ["MISTAKE", "STOPPED", "exit_code", "last_lines", "outcome", "time_of_end"]
@@ -22,13 +23,13 @@ def time_of_end(journal: Path) -> int:
 
 
 def last_lines(log: Path, offset: int) -> str:
-    """The end of a log as plain text: no progress bars, no colours, at most what a tag holds."""
+    """The end of a log as plain text: no progress bars, no colours, no secrets, at most what a tag holds."""
     with open(log, "rb") as file:
         file.seek(max(offset, log.stat().st_size - _TAIL_BYTES))
         text = _ESCAPES.sub("", file.read().decode("utf-8", "replace"))
     # A bar is redrawn after a carriage return: only what follows the last one was left standing.
     lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
-    text = "\n".join([line for line in lines if line][-_TAIL_LINES:])
+    text = hide_secrets("\n".join([line for line in lines if line][-_TAIL_LINES:]))
     return text if len(text) <= _TAIL_CHARS else "..." + text[3 - _TAIL_CHARS :]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from saccade import atomic
 from saccade.journal import Event, last_attempt, read_journal
+from saccade.provenance import hide_secrets
 from saccade.run_dir import RunDir
 from saccade.tracking.note import note
 from saccade.tracking.shipping_state import ShippingState
@@ -239,7 +240,9 @@ class Shipment:
         self.uploads.watch(state.outcome.status)
         if not self._closing:
             self._closing = True
-            self.uploads.add([self.run.log.name] if self.run.log.exists() else [])
+            if self.run.log.exists():
+                _hide_secrets_in(self.run.log)
+                self.uploads.add([self.run.log.name])
             self.uploads.add([MODEL_FOLDER] if (self.run.path / MODEL_FOLDER / "MLmodel").is_file() else [])
             self.uploads.add([JOURNAL] if self.run.journal.exists() else [])
             self.uploads.add(what.removeprefix("file ") for what in state.refused if what.startswith("file "))
@@ -248,6 +251,14 @@ class Shipment:
             state.complete = True
             state.save()
         return False
+
+
+def _hide_secrets_in(log: Path) -> None:
+    """Of what the trainer, its libraries and their exceptions have said; nobody writes to it any more."""
+    text = log.read_text(encoding="utf-8", errors="surrogateescape")
+    hidden = hide_secrets(text)
+    if hidden != text:
+        log.write_text(hidden, encoding="utf-8", errors="surrogateescape")
 
 
 def _base_tags(record: dict[str, object], folder: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The data and the unbroken runs that all others are compared with."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 from saccade.run_dir import RunDir
 
 from .lives import PROBE, live, new_run
+
+# The long form, of a quarter of an hour, is for `make chaos` alone.
+collect_ignore = [] if os.environ.get("SACCADE_CHAOS") == "1" else ["test_long.py"]
 
 
 @pytest.fixture(scope="session")
