@@ -238,6 +238,7 @@ def _start(run: RunDir, command: Sequence[str] | None, console: Console) -> tupl
         offset = log.tell()
         trainer = subprocess.Popen(
             [*(command or _trainer_command(run)), str(run.path)],
+            bufsize=0,  # What a dead trainer did not read would be written once more when the pipe is closed.
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -258,7 +259,6 @@ def _train(
     assert trainer.stdin is not None
     with suppress(BrokenPipeError):  # It has died of something before.
         trainer.stdin.write(BEGIN * run.record().get("processes", 1))
-        trainer.stdin.flush()
     try:
         code = signals.wait(trainer)
     finally:

@@ -172,14 +172,12 @@ def _train(run: RunDir) -> int:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     environment |= {SUPERVISED_VARIABLE: "1", "PYTHONUNBUFFERED": "1"}
     # Its input ends with this process, which it notices; Ctrl-C reaches both.
-    trainer = subprocess.Popen(
-        [sys.executable, "-m", "saccade.runner", str(run.path)], stdin=subprocess.PIPE, stdout=2, env=environment
-    )
+    command = [sys.executable, "-m", "saccade.runner", str(run.path)]
+    trainer = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=2, env=environment)
     assert trainer.stdin is not None
     with trainer.stdin:
         with suppress(BrokenPipeError):
             trainer.stdin.write(BEGIN)
-            trainer.stdin.flush()
         while True:
             try:
                 return trainer.wait()

@@ -51,6 +51,9 @@ def main() -> int:
     options = json.loads(sys.argv[1]) if len(sys.argv) > 2 else {}
     folder, stop = Path(sys.argv[-1]), StopRequest()
     stop.install()
+    stop.await_beginning()
+    if stop.requested:
+        return 143
     (folder / "device.txt").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     checkpoint = folder / "checkpoint.json"
     saved = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"mark": None, "epoch": 0}
