@@ -74,6 +74,17 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     assert load_checkpoint(path) == {"mark": 19}
 
 
+def test_a_mistake_of_ours_is_not_taken_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(state: Any, file: Any) -> None:
+        raise RuntimeError("a tensor that cannot be stored")
+
+    save_checkpoint(tmp_path / "last.pt", STATE)
+    monkeypatch.setattr(checkpoint.torch, "save", fail)
+    with pytest.raises(RuntimeError, match="a tensor that cannot be stored"):
+        save_checkpoint(tmp_path / "last.pt", {"mark": 18})
+    assert bits(load_checkpoint(tmp_path / "last.pt")) == bits(STATE)
+
+
 @pytest.mark.parametrize("room", [0, 1000, 40_000, 43_000])
 def test_a_disk_that_is_full_at_any_point(room: int, tmp_path: Path) -> None:
     """PyTorch's writer tells a failed write as an unexpected position, which nobody would understand."""

@@ -184,6 +184,34 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.Monk
     assert [event.get("name") for event in events(path)] == [None, "b"]
 
 
+def test_a_disk_that_does_not_take_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with start(tmp_path / "journal.jsonl") as journal:
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(RunError, match=r"^journal.jsonl cannot be written \(Input/output error\)"):
+            journal.mark()
+
+
+def test_what_only_sounds_like_an_attempt_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with start(path) as journal:
+        journal.tags({"attempt": "7"})
+    with path.open("ab") as file:
+        file.write(b'"attempt", half a line\n')
+    assert last_attempt(path) == 1
+
+
+def test_a_journal_closed_twice_closes_nothing_else(tmp_path: Path) -> None:
+    journal = start(tmp_path / "journal.jsonl")
+    journal.close()
+    with (tmp_path / "other").open("w") as other:  # It has the number that the journal's file had.
+        journal.close()
+        other.write("whole")
+    assert (tmp_path / "other").read_text() == "whole"
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_a_run_killed_at_random_draws_one_clean_curve(tmp_path: Path, seed: int) -> None:
     """A trainer is killed at random places, with a shipper at random distance behind it."""
