@@ -62,7 +62,7 @@ def _on_disk(path: Path, names: tuple[str, ...]) -> Iterator[_Found]:
             return
         status = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror}; make it readable, or leave it out") from error
     yield _Found(names, InputFile(path, status.st_size, f"mtime:{status.st_mtime_ns}"))
 
 
@@ -180,7 +180,7 @@ def _extract(file: InputFile, target: Path) -> None:
     except MemberError as error:
         raise DataError(f"{file.place}: {error}; download the archive again") from None
     except OSError as error:
-        raise DataError(f"{target}: cannot be written: {error.strerror}") from error
+        raise DataError(f"{target}: cannot be written: {error.strerror}; mend that and run the same again") from error
 
 
 def find_contents(sources: Sequence[Path], scratch: Callable[[], Path]) -> Contents:
@@ -214,9 +214,7 @@ def lists_folder(lists: Sequence[InputFile], scratch: Callable[[], Path]) -> Pat
     folder.mkdir(exist_ok=True)
     for file in lists:
         if file.size > _MAX_TEXT_BYTES:
-            raise DataError(
-                f"{file.place}: {file.size / 1e6:.0f} MB are too many for a split list; it is something else"
-            )
+            raise DataError(f"{file.place}: {file.size / 1e6:.0f} MB are too many for a split list; leave it out")
         _extract(file, folder / file.place.name)
     return folder
 
@@ -232,7 +230,7 @@ def write_scanpaths(files: Sequence[InputFile], folder: Path) -> int:
         for file in progress(files, desc=f"copying {folder.name}", unit="file"):
             name = checked_name(file.place.name, str(file.place))
             if file.size > _MAX_TEXT_BYTES:
-                raise DataError(f"{file.place}: {file.size / 1e6:.0f} MB are too many for a scanpath")
+                raise DataError(f"{file.place}: {file.size / 1e6:.0f} MB are too many for a scanpath; leave it out")
             partial = folder / f"{name}.partial"
             if file.member:
                 _extract(file, partial)
@@ -240,5 +238,5 @@ def write_scanpaths(files: Sequence[InputFile], folder: Path) -> int:
                 shutil.copyfile(file.path, partial)
             os.replace(partial, folder / name)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written: {error.strerror}") from error
+        raise DataError(f"{folder}: cannot be written: {error.strerror}; mend that and run the same again") from error
     return len(files)

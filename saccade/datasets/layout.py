@@ -102,7 +102,7 @@ def _names_in(folder: Path, *, wanted: str) -> list[str]:
     if there is None:
         raise DataError(f"{parent}: no such folder, so no {folder.name} in it; set data.root and data.dataset")
     listed = ", ".join(there[:20]) or "no folder"
-    raise DataError(f"{folder}: {wanted} is not there; {parent} has {listed}")
+    raise DataError(f"{folder}: {wanted} is not there; {parent} has {listed}; take one of these, or make it")
 
 
 def _without_excluded(split: Split, exclude: Sequence[str]) -> tuple[list[Entry], list[Entry]]:
@@ -128,7 +128,10 @@ def _only_with_frames(
         )
     present = [entry for entry in entries if entry.name in found]
     if not present:
-        raise DataError(f"{folder}: holds the frames of none of the {len(entries)} {part} videos of the split")
+        raise DataError(
+            f"{folder}: holds the frames of none of the {len(entries)} {part} videos of the split; write "
+            "them there, or choose another data.split"
+        )
     return present
 
 

@@ -106,7 +106,7 @@ def _videos(dataset: Path) -> list[str]:
     # `prepare` names what it has not finished so.
     names = sorted(entry.name for entry in entries if entry.name[0] != "." and not entry.name.endswith(".partial"))
     if not names:
-        raise DataError(f"{folder}: holds no folder of frames")
+        raise DataError(f"{folder}: holds no folder of frames; write them with `saccade data prepare`")
     return names
 
 

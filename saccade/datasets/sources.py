@@ -129,7 +129,10 @@ def match_lists(sources: Sequence[Source], splits: Mapping[int, Split], folder: 
     }
     listed = [source for source in sources if folded(source.name) in known]
     if not listed:
-        raise DataError(f"{folder}: its lists name none of the {len(sources)} videos, such as {sources[0].path}")
+        raise DataError(
+            f"{folder}: its lists name none of the {len(sources)} videos, such as {sources[0].path}; give the lists "
+            "of these videos"
+        )
     for source in listed:
         entry = known[folded(source.name)]
         if source.class_name and folded(entry.class_name) != folded(source.class_name):

@@ -147,9 +147,13 @@ def _read_classes(path: Path) -> tuple[str, ...]:
         if fault:
             raise DataError(f"{path}:{number}: the class {_shown(words[1])} {fault}")
         if int(words[0]) in ids:
-            raise DataError(f"{path}:{number}: id {words[0]} was given before in line {ids[int(words[0])]}")
+            raise DataError(
+                f"{path}:{number}: id {words[0]} was given before in line {ids[int(words[0])]}; correct one"
+            )
         if words[1] in names:
-            raise DataError(f"{path}:{number}: class {_shown(words[1])} was named before in line {names[words[1]]}")
+            raise DataError(
+                f"{path}:{number}: class {_shown(words[1])} was named before in line {names[words[1]]}; remove one"
+            )
         ids[int(words[0])], names[words[1]] = number, number
     if sorted(ids) != list(range(1, len(ids) + 1)):
         missing = min(set(range(1, len(ids) + 2)) - set(ids))
@@ -205,7 +209,7 @@ def _ucf_entry(line: str, path: Path, number: int, finder: _ClassFinder) -> Entr
         raise DataError(f"{place}: {_shown(line)} is not '<Class>/<video>.avi' with or without an id")
     label = finder.find(class_name)
     if label is None:
-        raise DataError(f"{place}: class {_shown(class_name)} is not in {path.with_name(_CLASSES)}")
+        raise DataError(f"{place}: class {_shown(class_name)} is not in {path.with_name(_CLASSES)}; add it there")
     if given and given.lstrip("0") != str(label + 1):
         raise DataError(
             f"{place}: id {_shown(given)[1:-1]} is given, but {path.with_name(_CLASSES)} has {_shown(class_name)} as "
@@ -246,7 +250,7 @@ def _read_ucf(folder: Path, lists: dict[str, Path], number: int) -> Split:
     for part in ("train", "test"):
         if part not in lists:
             raise DataError(
-                f"{folder}: there is no {part}list{number:02d}.txt beside {next(iter(lists.values())).name}"
+                f"{folder}: there is no {part}list{number:02d}.txt beside {next(iter(lists.values())).name}; add it"
             )
         parts[part] = tuple(_ucf_entry(line, lists[part], at, finder) for at, line in _lines(lists[part]))
     return Split(finder.classes, parts["train"], parts["test"], ())
@@ -258,7 +262,8 @@ def _read_hmdb(folder: Path, every: dict[int, dict[str, Path]], number: int) -> 
     for label, class_name in enumerate(classes):
         if class_name not in every[number]:
             raise DataError(
-                f"{folder}: there is no {class_name}_test_split{number}.txt, though other splits have that class"
+                f"{folder}: there is no {class_name}_test_split{number}.txt, though other "
+                "splits have that class; add it"
             )
         path = every[number][class_name]
         for at, line in _lines(path):
@@ -301,5 +306,5 @@ def read_split(folder: Path, number: int) -> Split:
     _check_once(split)
     for part, entries in (("training", split.train), ("test", split.test)):
         if not entries:
-            raise DataError(f"{folder}: split {number} lists no {part} video")
+            raise DataError(f"{folder}: split {number} lists no {part} video; give it some")
     return split

@@ -56,7 +56,7 @@ def _parse_row(line: str, place: str, cells: int, num_frames: int | None) -> Fix
     if not 0 <= cell < cells:
         raise DataError(f"{place}: cell {cell} is not on the grid, whose cells are 0 to {cells - 1}; check grid_num")
     if not 0 <= start <= end:
-        raise DataError(f"{place}: frames {start} to {end}; it must hold 0 <= start <= end")
+        raise DataError(f"{place}: frames {start} to {end}; it must hold 0 <= start <= end; make the scanpaths again")
     if num_frames is not None and (start >= num_frames or end > num_frames):
         raise DataError(f"{place}: frames {start} to {end} run over the video's end; it has {num_frames} frames")
     return Fixation(cell, start, end)
@@ -85,7 +85,7 @@ def read_scanpath(path: Path, grid_num: int, num_frames: int | None = None) -> t
             content = file.read(_MAX_BYTES + 1)
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such scanpath file") from None
+        raise DataError(f"{path}: no such scanpath file; saccade data scanpaths makes them") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as text: {error}") from error
     if len(content) > _MAX_BYTES:
