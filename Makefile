@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := PYTHONUNBUFFERED=1 $(BIN)
 
-.PHONY: quickstart test chaos coverage lint clean
+.PHONY: quickstart test chaos coverage lint audit clean
 
 $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -21,7 +21,7 @@ test: $(VENV)/installed  ## the whole test-suite, with more processes than cores
 	$(RUN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 chaos: $(VENV)/installed  ## whole runs ended at 60 random moments; a quarter of an hour
-	SACCADE_CHAOS=1 $(RUN)/pytest --capture=no tests/chaos/test_long.py tests/sweep/test_chaos.py
+	SACCADE_CHAOS=1 $(RUN)/pytest --capture=no tests/chaos/test_long.py tests/sweep/test_chaos.py tests/sweep/test_chaos.py
 
 coverage: $(VENV)/installed  ## lines and branches that no test reaches; the suite takes about twice as long
 	$(BIN)/coverage erase
@@ -33,6 +33,14 @@ lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+$(VENV)/audit/installed:  # of its own: what it needs is not ours
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	@touch $@
+
+audit: $(VENV)/audit/installed  ## known vulnerabilities of the packages in constraints.txt, from osv.dev
+	$(BIN)/python .ci/audit.py $(VENV)/audit/bin/pip-audit
 
 clean:  ## what the other targets made, but never runs/ or data/
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
