@@ -7,8 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from saccade.errors import RunError
 from saccade.run_dir import RunDir
 from saccade.runs.compare import compare_text, groups_text, score_metrics
+from saccade.runs.compared import compare_groups, compare_runs, find_to_compare
 from saccade.runs.pictures import draw_groups, draw_overlay
 from saccade.runs.record import local_record
 from saccade.runs.seeds import group_runs
@@ -99,6 +101,47 @@ def test_from_the_command_line(make: Make, saccade: Command, root: Path) -> None
         assert code == 2, words
         assert said in err
         assert err.count("\n") == 1
+
+
+def test_what_cannot_be_compared(make: Make, root: Path, tmp_path: Path) -> None:
+    records = [local_record(make(name)) for name in ("one", "two")]
+    with pytest.raises(RunError, match=r"give RUN\.\.\. or --experiment, not both"):
+        find_to_compare(root, ["one", "two"], "saccade", everything=False)
+    text = compare_runs(records, root, [], tmp_path / "curves.png")
+    assert text.endswith("no curves to draw: no metric of these runs changes")
+    with pytest.raises(RunError, match="these runs have no metrics yet"):
+        compare_groups(records, root, [], tmp_path / "groups.png")
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_an_experiment_with_a_damaged_run_has_no_statistics(make: Make, root: Path) -> None:
+    runs = [make("toy", f"seed={seed}", curves={TOP1: [(4, 0.5)]}) for seed in (1, 2)]
+    found = find_to_compare(root, [], None, everything=True)
+    assert {record.id for record in found} == {run.id for run in runs}
+    (runs[0].path / "run.json").write_text("{")
+    with pytest.raises(RunError, match=rf"{runs[0].id}"):
+        find_to_compare(root, [], None, everything=True)
+
+
+def test_seeds_of_evaluations_are_those_of_the_encoders(make: Make, root: Path, tmp_path: Path) -> None:
+    """Two encoders of other seeds, each probed: one group of two, though its runs have one seed and other weights."""
+    encoders = [make("pre", f"seed={seed}") for seed in (1, 2)]
+    records = [
+        local_record(
+            make(
+                "probe",
+                "pretrain.epochs=0",
+                f"encoder.weights={run.id}",
+                curves={TOP1: [(4, value)]},
+                tags={"weights_sha256": run.id[-4:] * 16},
+            )
+        )
+        for run, value in zip(encoders, (0.1, 0.3), strict=True)
+    ]
+    text = compare_groups(records, root, [], tmp_path / "groups.png")
+    # 20 % in the mean; deviation 14.1, and 12.706 x 14.1 / sqrt 2 to each side
+    assert [TOP1, "A", "2", "20.0 %", "14.1 %", "-107.1 % .. 147.1 %"] in rows(text)
+    assert (tmp_path / "groups.png").exists()
 
 
 # Seeds ---------------------------------------------------------------------------------------------------------------
