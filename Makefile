@@ -21,7 +21,7 @@ test: $(VENV)/installed  ## the whole test-suite, with more processes than cores
 	$(RUN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 chaos: $(VENV)/installed  ## whole runs ended at 60 random moments; a quarter of an hour
-	SACCADE_CHAOS=1 $(RUN)/pytest --capture=no tests/chaos/test_long.py tests/sweep/test_chaos.py tests/sweep/test_chaos.py
+	SACCADE_CHAOS=1 $(RUN)/pytest --capture=no tests/chaos/test_long.py tests/sweep/test_chaos.py
 
 coverage: $(VENV)/installed  ## lines and branches that no test reaches; the suite takes about twice as long
 	$(BIN)/coverage erase

@@ -1,6 +1,6 @@
 """Whether any package of constraints.txt has a known vulnerability: `python .ci/audit.py PIP_AUDIT [OPTION...]`.
 
-Asks OSV (osv.dev, https) through pip-audit. Exit codes: 0 none that is not accepted in .ci/audit-accepted.txt, 1 there is one.
+Asks OSV (osv.dev) through pip-audit. Exit codes: 0 none that is not accepted in .ci/audit-accepted.txt, 1 there is one.
 Where OSV cannot be reached nothing was audited: that is said, and fails no build, since it is no fault of the code.
 (pip-audit's other service, PyPI, takes "not found" for "no vulnerability", so a mirror without advisories passes all.)
 """
