@@ -85,14 +85,17 @@ class Newcomer:
             text = re.sub(rf"(?<![\w.]){re.escape(name)}\b", value, text)
         return re.sub(r"\bRUN\b", lambda _: self._next_run(), text)
 
-    def runs(self) -> list[str]:
-        """Ids of finished runs, the oldest first."""
-        return [run.id for run in list_runs(self.folder / "runs") if local_record(run).status == "FINISHED"]
-
     def _next_run(self) -> str:
-        """RUN is a finished run, the oldest but for the one that was meant last."""
-        self._last = next(run for run in self.runs() if run != self._last)
+        """RUN is a finished run, the oldest but for the one that was meant last; there are two, or they are made."""
+        while len(runs := self._finished()) < 2:
+            words = ["run", "experiments/quickstart.yaml", "--set", f"seed={len(runs)}"]
+            code, _, err = self.saccade(Call("saccade", words, self.folder, {}))
+            assert code == 0, err
+        self._last = next(run for run in runs if run != self._last)
         return self._last
+
+    def _finished(self) -> list[str]:
+        return [run.id for run in list_runs(self.folder / "runs") if local_record(run).status == "FINISHED"]
 
 
 def leave_out(patch: pytest.MonkeyPatch) -> None:

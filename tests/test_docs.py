@@ -68,12 +68,7 @@ def newcomer(
     no_pictures: None,
 ) -> Newcomer:
     children.adopt(monkeypatch)
-    newcomer = Newcomer(folder, monkeypatch, capfd.readouterr)
-    while len(newcomer.runs()) < 2:  # for RUN to be one
-        words = ["run", "experiments/quickstart.yaml", "--set", f"seed={len(newcomer.runs())}"]
-        code, _, err = newcomer.saccade(Call("saccade", words, folder, {}))
-        assert code == 0, err
-    return newcomer
+    return Newcomer(folder, monkeypatch, capfd.readouterr)
 
 
 COMMAND_PAGES = [page for page in PAGES if blocks(page, "sh")]
