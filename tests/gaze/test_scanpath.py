@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.errors import DataError
+from saccade.gaze import scanpath
 from saccade.gaze.scanpath import Fixation, gaze_cells, read_scanpath, rows_from_gaze, write_scanpath
 
 
@@ -80,6 +81,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="cannot be read"):
         read_scanpath(tmp_path / "binary.txt", 7)
+
+
+def test_a_file_that_is_no_scanpath_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanpath, "_MAX_BYTES", 2**20)
+    path = _file(tmp_path, "3 0 5\n" * (2**20 // 6 + 1))
+    with pytest.raises(DataError, match=rf"^{path}: is larger than 1 MiB, which no scanpath is$"):
+        read_scanpath(path, 7)
 
 
 def test_written_rows_are_read_back(tmp_path: Path) -> None:

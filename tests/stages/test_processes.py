@@ -1,12 +1,16 @@
-"""Processes that cannot share a run are refused before anything is read."""
+"""What a run takes of its machine: processes that cannot share it are refused before anything is read."""
+
+import os
 
 import pytest
 import torch
 
+from saccade.builders import build_learner
 from saccade.engine import ranks
+from saccade.engine.device import Machine
 from saccade.errors import SpecError
-from saccade.spec import PretrainSpec, Spec
-from saccade.stages.run import _check_processes
+from saccade.spec import EncoderSpec, PretrainSpec, Spec
+from saccade.stages.run import _check_processes, own_cores
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SPEC = Spec(name="x", pretrain=PretrainSpec(batch_size=4))
@@ -35,3 +39,21 @@ def test_each_process_needs_a_gpu(
         return
     with pytest.raises(SpecError, match=rf"^engine\.processes: {on_this_machine} need as many GPUs, .* sees {gpus};"):
         _check_processes(SPEC, GPU)
+
+
+@pytest.mark.parametrize(("processes", "here", "cores", "each"), [(1, 1, 8, None), (4, 2, 8, 4), (4, 4, 2, 1)])
+def test_processes_of_a_machine_share_its_cores(
+    processes: int, here: int, cores: int, each: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "size", lambda: processes)
+    monkeypatch.setattr(ranks, "local_size", lambda: here)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert own_cores() == each
+
+
+def test_the_parts_of_an_encoder_are_compiled_and_not_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    spec = Spec(name="x", encoder=EncoderSpec(width=4))
+    learner = build_learner(spec, 4, Machine(CPU, "fp32", compiled=True))
+    assert compiled == [learner.encoder.stem, *learner.encoder.stages]
