@@ -16,6 +16,7 @@ $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 quickstart: $(VENV)/installed  ## toy videos, a tracked pre-training run, a table of results
 	$(RUN)/saccade data toy data
 	$(RUN)/saccade run experiments/quickstart.yaml
+	@echo "first: . $(VENV)/bin/activate"
 
 test: $(VENV)/installed  ## the whole test-suite, with more processes than cores: tests wait much, for servers and for ends
 	$(RUN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
