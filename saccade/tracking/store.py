@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -127,6 +128,23 @@ def _from_status(status: int, message: str) -> TrackingError:
     return OutageError(line(message))
 
 
+def _make_tables(file: Path) -> None:
+    """Make an SQLite file whole before it gets its name: with half of MLflow's tables it could never be opened."""
+    from mlflow import MlflowClient
+
+    folder = file.with_name(".mlflow-new")  # Where one was who was killed, too: whoever makes tables is alone.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    MlflowClient(f"sqlite:///{folder / 'made.db'}").get_experiment("0")
+    with (
+        contextlib.closing(sqlite3.connect(folder / "made.db")) as made,
+        contextlib.closing(sqlite3.connect(folder / "whole.db")) as whole,
+    ):
+        made.backup(whole)
+    os.replace(folder / "whole.db", file)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def line(message: str) -> str:
     """An exception's message in one line, without passwords."""
     text = redact(" ".join(message.split()))
@@ -158,6 +176,9 @@ class Store:
     def _open(self) -> "MlflowClient":
         from mlflow import MlflowClient
 
+        file = sqlite_file(self.uri)
+        if file is not None and not file.exists():
+            _make_tables(file)
         try:
             client = MlflowClient(self.uri)
             if not is_server(self.uri):

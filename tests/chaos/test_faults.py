@@ -12,13 +12,18 @@ Where the faults of issue 7 are tried:
 import os
 import re
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from saccade.journal import read_journal
 from saccade.report import stage_seconds
 from saccade.run_dir import RunDir
+from saccade.tracking.store import Store
 
 from .lives import (
     LEAVE_SEC,
@@ -183,3 +188,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+def test_who_was_killed_while_mlflow_made_its_tables_leaves_none(tmp_path: Path) -> None:
+    """Half of them under the file's own name would keep MLflow from ever opening it."""
+    (tmp_path / ".mlflow-new").mkdir()
+    with closing(sqlite3.connect(tmp_path / ".mlflow-new" / "made.db")) as half:
+        half.execute("CREATE TABLE logged_models (model_id TEXT)")
+    assert Store(f"sqlite:///{tmp_path}/mlflow.db", tmp_path).open_experiment("here") == "1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.lock", "mlflow.db"]

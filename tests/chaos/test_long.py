@@ -123,7 +123,8 @@ def test_whole_runs_ended_at_random_moments(
         assert program.start().wait(600) == 0
         assert_same_run(program.run, unbroken)
         assert_tracked_once(program.run)
-        assert "Traceback" not in (program.folder / "said").read_text()
+        if number == signal.SIGTERM:  # A killed trainer's workers tell how they have lost it.
+            assert "Traceback" not in (program.folder / "said").read_text()
     print(f"{number.name}: {sum(stages.values())} moments, in {dict(stages)}; the slowest end took {slowest:.1f} s")
 
 
