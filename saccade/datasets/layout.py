@@ -187,6 +187,18 @@ def _fixations(
     }
 
 
+def _videos(
+    entries: Sequence[Entry],
+    scanned: dict[str, FrameFolder],
+    rows: dict[str, tuple[Fixation, ...]],
+    packed: PackedStore | None,
+) -> tuple[Video, ...]:
+    return tuple(
+        Video(e.name, e.label, scanned[e.name].folder, scanned[e.name].count, rows.get(e.name, ()), packed)
+        for e in entries
+    )
+
+
 def check_folder(root: Path | str, dataset: str) -> None:
     """Refuse a dataset whose folder is not there, in no time: for before a run is begun.
 
@@ -242,28 +254,23 @@ def load_dataset(
     train = _only_with_frames(train, found, frames_folder, only_present=only_present, part="training")
     test = _only_with_frames(test, found, frames_folder, only_present=only_present, part="test")
     names = [entry.name for entry in (*train, *test)]
-    shown = progress(names, desc="reading folders", unit="video") if show_progress and packed is None else names
-    scanned = {
-        name: scan_frames(frames_folder / found[name], folder) if packed is None else packed.frames_of(found[name])
-        for name in shown
-    }
+    if packed is None:
+        shown = progress(names, desc="reading folders", unit="video") if show_progress else names
+        scanned = {name: scan_frames(frames_folder / found[name], folder) for name in shown}
+    else:
+        scanned = {name: packed.frames_of(found[name]) for name in names}
     _check_lengths((*train, *test), scanned, min_frames)
     changes = "" if packed is None else packed.settings.changes
     digest = content_digest(lists.classes, {"train": train, "test": test}, scanned, changes=changes)
     train, held = _divide(train, validation)
     rows = _fixations(train, scanned, folder, grid_num) if scanpaths else {}
-
-    def videos(entries: Sequence[Entry]) -> tuple[Video, ...]:
-        return tuple(
-            Video(e.name, e.label, scanned[e.name].folder, scanned[e.name].count, rows.get(e.name, ()), packed)
-            for e in entries
-        )
-
-    parts = {"train": videos(train), "validation": videos(held), "test": videos(test)}
+    train_videos, held_videos, test_videos = (_videos(part, scanned, rows, packed) for part in (train, held, test))
     return Dataset(
         name=dataset,
         classes=lists.classes,
-        **parts,
+        train=train_videos,
+        validation=held_videos,
+        test=test_videos,
         digest=digest,
         scanpath_digest=scanpath_digest(rows) if scanpaths else "",
     )

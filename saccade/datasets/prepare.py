@@ -334,13 +334,23 @@ def prepare(
     with _writing(out):
         work.run(out / _STAMPS, 1 if contents.frames else workers)
     if work.broken and on_error == "stop":
-        path, fault = work.broken[0]
-        more = f"; {len(work.broken) - 1} more videos are broken" if len(work.broken) > 1 else ""
-        raise DataError(f"{path}: {fault}{more}; replace or remove it and run again, or choose to skip broken videos")
+        raise _broken(work)
     scanpaths = {
         grid: write_scanpaths(files, out / scanpath_folder(grid)) for grid, files in sorted(contents.scanpaths.items())
     }
     _write_rest(out, plan, work.broken)
+    return _report(out, contents, plan, work, scanpaths, time.monotonic() - began)
+
+
+def _broken(work: _Work) -> DataError:
+    path, fault = work.broken[0]
+    more = f"; {len(work.broken) - 1} more videos are broken" if len(work.broken) > 1 else ""
+    return DataError(f"{path}: {fault}{more}; replace or remove it and run again, or choose to skip broken videos")
+
+
+def _report(
+    out: Path, contents: Contents, plan: _Plan, work: _Work, scanpaths: dict[int, int], seconds: float
+) -> PrepareReport:
     return PrepareReport(
         folder=out,
         classes=plan.classes,
@@ -348,7 +358,7 @@ def prepare(
         already_there=work.done,
         replaced=work.replaced,
         frames=work.frames,
-        seconds=time.monotonic() - began,
+        seconds=seconds,
         skipped=tuple(work.broken),
         ignored=tuple(contents.ignored),
         unlisted=tuple(source.path for source in plan.unlisted),
