@@ -350,7 +350,10 @@ def open_run(runs_root: str | Path, ref: str) -> RunDir:
             if ref in _text_of(run.path / SHIPPING_FILE):
                 return run
     if not runs:
-        raise RunError(f"no run '{ref}': there are no runs in {runs_root}")
+        raise RunError(
+            f"no run '{ref}': there are no runs in {runs_root}; give --runs FOLDER, or their server in "
+            "MLFLOW_TRACKING_URI"
+        )
     near = difflib.get_close_matches(ref, runs, n=3, cutoff=0.5) or [run for run in runs if ref and ref in run][-3:]
     hint = f"did you mean {_some(near)}?" if near else f"the latest is {list(runs)[-1]}"
     raise RunError(f"no run '{ref}' in {runs_root}; {hint}")

@@ -133,9 +133,11 @@ class Archive:
         try:
             self._archive = self._open()
         except FileNotFoundError:
-            raise DataError(f"{path}: no such file") from None
+            raise DataError(f"{path}: no such file; give an archive or a folder that is there") from None
         except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+            raise DataError(
+                f"{path}: cannot be read: {error.strerror}; look at its permissions and its disk"
+            ) from error
         except rarfile.NeedFirstVolume:
             raise DataError(f"{path}: is not the first part of its archive; give that one") from None
         except _BROKEN as error:
@@ -234,7 +236,9 @@ def check_space(folder: Path, size: int, what: str) -> None:
     """
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise DataError(f"{what}: unpacks to {size / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB free")
+        raise DataError(
+            f"{what}: unpacks to {size / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB free; make room there"
+        )
 
 
 def _line(error: Exception) -> str:

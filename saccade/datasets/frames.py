@@ -21,6 +21,7 @@ FRAME_SUFFIXES = (".jpg", ".jpeg")
 
 _END_OF_IMAGE = b"\xff\xd9"
 _TAIL_BYTES = 1024
+_LOOK = "look at its permissions and its disk"
 """Where the end marker is looked for: some writers pad or append after it."""
 _MAX_PIXELS = 1 << 26
 """Of a frame: twice those of 8K video, 200 MB decoded. A file of a few bytes may claim sixty times as many."""
@@ -47,7 +48,7 @@ def list_frames(folder: Path) -> tuple[str, ...]:
     try:
         names = os.listdir(folder)
     except OSError as error:
-        raise DataError(f"{folder}: its frames cannot be listed: {error.strerror}") from error
+        raise DataError(f"{folder}: its frames cannot be listed: {error.strerror}; {_LOOK}") from error
     return tuple(sorted(name for name in names if name.lower().endswith(FRAME_SUFFIXES) and name[0] != "."))
 
 
@@ -81,7 +82,7 @@ def scan_frames(folder: Path, dataset: Path) -> FrameFolder:
     try:
         sizes = tuple(os.stat(folder / names[at]).st_size for at in sampled)
     except OSError as error:
-        raise DataError(f"{error.filename}: this frame cannot be read: {error.strerror}") from error
+        raise DataError(f"{error.filename}: this frame cannot be read: {error.strerror}; {_LOOK}") from error
     return FrameFolder(folder, len(names), sizes)
 
 
@@ -131,7 +132,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: this frame cannot be read: {error.strerror}") from error
+        raise DataError(f"{path}: this frame cannot be read: {error.strerror}; {_LOOK}") from error
 
 
 def read_frames(paths: Sequence[Path]) -> npt.NDArray[np.uint8]:

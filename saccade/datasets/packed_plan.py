@@ -75,7 +75,9 @@ def stored_frame(path: Path, settings: Settings, shape: Shape) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: this frame cannot be read: {error.strerror}") from error
+        raise DataError(
+            f"{path}: this frame cannot be read: {error.strerror}; look at its permissions and its disk"
+        ) from error
     pixels = decode_frame(data, path)
     resized = settings.short_side is not None and settings.short_side < min(pixels.shape[:2])
     if resized:
@@ -105,7 +107,9 @@ def plan_pack(dataset: Path, settings: Settings) -> PackPlan:
     try:
         names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     except OSError as error:
-        raise DataError(f"{folder}: the folder of frames cannot be read: {error.strerror}") from None
+        raise DataError(
+            f"{folder}: the folder of frames cannot be read: {error.strerror}; look at its permissions"
+        ) from None
     refuse_links_out(folder, dataset)
     videos = [scan_frames(folder / n, dataset) for n in progress(names, desc="reading folders", unit="video")]
     empty = [video.folder for video in videos if not video.count]

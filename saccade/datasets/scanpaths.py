@@ -92,7 +92,7 @@ def _claim(folder: Path, parameters: GazeParameters, *, overwrite: bool) -> None
         folder.mkdir(exist_ok=True)
         write_text(folder / _MARKER, json.dumps(wanted) + "\n")
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written to: {error.strerror}") from None
+        raise DataError(f"{folder}: cannot be written to: {error.strerror}; look at its permissions") from None
 
 
 def _videos(dataset: Path) -> list[str]:

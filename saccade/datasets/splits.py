@@ -127,7 +127,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             content = file.read(_MAX_BYTES + 1)
         text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: this split list cannot be read as UTF-8 text: {error}") from error
+        raise DataError(f"{path}: this split list cannot be read as UTF-8 text: {error}; save it as UTF-8") from error
     if len(content) > _MAX_BYTES:
         raise DataError(f"{path}: is larger than {_MAX_BYTES >> 20} MiB, which no split list is")
     # Not splitlines(), which also cuts at separators that may stand in a file's name.
@@ -213,7 +213,7 @@ def _ucf_entry(line: str, path: Path, number: int, finder: _ClassFinder) -> Entr
     if given and given.lstrip("0") != str(label + 1):
         raise DataError(
             f"{place}: id {_shown(given)[1:-1]} is given, but {path.with_name(_CLASSES)} has {_shown(class_name)} as "
-            f"{label + 1}"
+            f"{label + 1}; correct one of them"
         )
     return Entry(checked_name(file_name, place), finder.classes[label], label, path, number)
 

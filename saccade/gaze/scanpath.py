@@ -87,7 +87,7 @@ def read_scanpath(path: Path, grid_num: int, num_frames: int | None = None) -> t
     except FileNotFoundError:
         raise DataError(f"{path}: no such scanpath file; saccade data scanpaths makes them") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text: {error}") from error
+        raise DataError(f"{path}: cannot be read as text: {error}; make the scanpaths again") from error
     if len(content) > _MAX_BYTES:
         raise DataError(f"{path}: is larger than {_MAX_BYTES >> 20} MiB, which no scanpath is")
     return tuple(_parse(text, path, grid_num * grid_num, num_frames))

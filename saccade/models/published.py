@@ -150,7 +150,7 @@ def _read(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise WeightsError(f"{path}: is a folder; give the published file itself")
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file")
+        raise WeightsError(f"{path}: there is no such file; give a checkpoint of the published release")
     if path.stat().st_size == 0:
         raise WeightsError(f"{path}: is empty; download it again")
     try:

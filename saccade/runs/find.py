@@ -145,7 +145,9 @@ def _unknown(runs_root: Path, ref: str, reader: Reader | None) -> RunError:
             known |= {tracked.run_id: tracked.run_id, tracked.name: tracked.run_id}
     names = [name for name in known if name]
     if not names:
-        return RunError(f"no run '{ref}': there are no runs in {where}")
+        return RunError(
+            f"no run '{ref}': there are no runs in {where}; give --runs FOLDER, or their server in MLFLOW_TRACKING_URI"
+        )
     near = difflib.get_close_matches(ref, names, n=_NEAREST, cutoff=0.5)
     near = near or [name for name in names if ref and ref in name][-_NEAREST:]
     hint = f"did you mean {', '.join(near)}?" if near else f"the latest is {max(known.values())}"

@@ -175,7 +175,7 @@ def _ship(
     finally:
         shipper.leave()
     if shipper.failure and not (once and isinstance(shipper.trouble, GoneError)):
-        raise RunError(f"run {run.id} cannot be sent: {shipper.failure}")
+        raise RunError(f"run {run.id} cannot be sent: {shipper.failure}; mend that and run the same again")
     return ("" if complete else shipment.unsent()), shipper
 
 

@@ -130,5 +130,7 @@ def test_without_a_program_for_rar(tmp_path: Path, write_rar: Write, monkeypatch
 
 def test_room_on_the_disk(tmp_path: Path) -> None:
     check_space(tmp_path, 1000, "x.zip")
-    with pytest.raises(DataError, match=r"^x\.zip: unpacks to 1000000000\.0 GB, but .* has [0-9.]+ GB free$"):
+    with pytest.raises(
+        DataError, match=r"^x\.zip: unpacks to 1000000000\.0 GB, but .* has [0-9.]+ GB free; make room there$"
+    ):
         check_space(tmp_path, 10**18, "x.zip")

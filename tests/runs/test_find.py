@@ -37,7 +37,10 @@ def test_all_names_of_a_run_on_this_machine(root: Path, make: Make, ship: Ship, 
 
 
 def test_reading_makes_no_database(root: Path, make: Make) -> None:
-    assert said(root, "x") == f"no run 'x': there are no runs in {root}"
+    assert (
+        said(root, "x")
+        == f"no run 'x': there are no runs in {root}; give --runs FOLDER, or their server in MLFLOW_TRACKING_URI"
+    )
     run = make("one")
     assert said(root, "zzz") == f"no run 'zzz' in {root}; the latest is {run.id}"
     assert [record.id for record in all_runs(root)] == [run.id]

@@ -209,4 +209,5 @@ def test_what_cannot_be_brought_back(lost: Lost, server: str, root: Path) -> Non
 
 def test_a_typing_error_asks_no_server(saccade: Callable[..., tuple[int, str, str]]) -> None:
     code, _, said = saccade("run", "--resume", "quickstrat", "--set", "tracking.uri=http://127.0.0.1:9")
-    assert (code, said.splitlines()) == (2, ["error: no run 'quickstrat': there are no runs in runs"])
+    assert code == 2
+    assert said.startswith("error: no run 'quickstrat': there are no runs in runs; give --runs FOLDER")
