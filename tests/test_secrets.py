@@ -1,5 +1,6 @@
 """Secrets planted wherever a run or a study meets one, and looked for in all that it leaves, here and in MLflow."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from saccade import provenance
 from saccade.chain import places, save_followers
+from saccade.commands.server import server
 from saccade.errors import SaccadeError, SpecError
 from saccade.provenance import hide_secrets
 from saccade.run_dir import create_run, update_run
@@ -20,6 +22,8 @@ from saccade.slurm import submit
 from saccade.spec import Spec, TrackingSpec
 from saccade.supervisor import supervise
 from saccade.sweep.reader import read_sweep
+from saccade.tracking.server import ServerSettings
+from saccade.tracking.ui import serve_ui
 
 from .canaries import CANARY, VARIABLES, leaks
 from .mlflow_server import Ui
@@ -145,3 +149,29 @@ def test_a_variable_of_a_secret_name_is_hidden_but_not_its_file(monkeypatch: pyt
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/home/ann/key.json")
     text = "the a b c d e f in /home/ann/key.json"
     assert hide_secrets(text) == "the *** in /home/ann/key.json"
+
+
+# Access ---------------------------------------------------------------------------------------------------------------
+
+
+def listening(port: int) -> set[str]:
+    """Addresses that somebody listens on at a port, as the kernel writes them."""
+    tables = "".join(Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6"))
+    sockets = [line.split() for line in tables.splitlines() if ":" in line.partition("rem_address")[0][:6]]
+    return {
+        place.split(":")[0] for _, place, _, state, *_ in sockets if state == "0A" and place.endswith(f":{port:04X}")
+    }
+
+
+def test_a_server_listens_on_the_loopback_interface_unless_told(ui: Ui) -> None:
+    assert listening(int(ui.address.rpartition(":")[2])) == {"0100007F"}
+    assert inspect.signature(serve_ui).parameters["host"].default == "127.0.0.1"
+    assert inspect.signature(server).parameters["host"].default == "127.0.0.1"
+
+
+def test_the_command_line_of_a_server_shows_no_password() -> None:
+    database = f"postgresql+psycopg://mlflow:{CANARY}@db/mlflow"
+    settings = ServerSettings(database=database, artifacts="s3://mlflow", host="0.0.0.0", names=("lab",))
+    assert CANARY not in " ".join(settings.command())
+    assert settings.environment()["MLFLOW_BACKEND_STORE_URI"] == database
+    assert CANARY not in settings.summary(settings.address())

@@ -74,7 +74,8 @@ class Program:
         runs = list_runs(self.folder / "runs")
         if not runs or not runs[0].trainer_lives():
             return None
-        return int(json.loads((runs[0].path / "trainer.lock").read_text())["pid"])
+        content = (runs[0].path / "trainer.lock").read_text()
+        return int(json.loads(content)["pid"]) if content else None  # Empty: just taken
 
     def stage(self) -> str:
         """Where it is, as far as can be told from outside."""
