@@ -44,7 +44,15 @@ def test_a_newer_or_older_file_is_read(tmp_path: Path) -> None:
     assert (state.attempted, state.pending) == (4, [])
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"outcome": {"status": "x"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "{}", '{"outcome": {"status": "x"}}'),
+        '{"outcome": null, "tags": {"a": 1}}',
+        '{"outcome": null, "offset": -1}',
+        '{"outcome": {"status": "DONE", "end_ms": 1, "tags": {}}}',
+    ],
+)
 def test_damage_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "shipping.json").write_text(text)
     with pytest.raises(RunError, match=r"shipping.json: cannot be read .*; restore it, or remove it"):
