@@ -183,7 +183,7 @@ def _writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{out}: cannot be written to: {error.strerror}") from error
+        raise DataError(f"{out}: cannot be written to: {error.strerror}; give another folder") from error
 
 
 def _check_ours(out: Path) -> None:
@@ -345,7 +345,9 @@ def prepare(
 def _broken(work: _Work) -> DataError:
     path, fault = work.broken[0]
     more = f"; {len(work.broken) - 1} more videos are broken" if len(work.broken) > 1 else ""
-    return DataError(f"{path}: {fault}{more}; replace or remove it and run again, or choose to skip broken videos")
+    return DataError(
+        f"{path}: {fault}{more}; replace or remove it and run again, or leave broken ones out (--skip-broken)"
+    )
 
 
 def _report(
