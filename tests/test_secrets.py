@@ -157,10 +157,9 @@ def test_a_variable_of_a_secret_name_is_hidden_but_not_its_file(monkeypatch: pyt
 def listening(port: int) -> set[str]:
     """Addresses that somebody listens on at a port, as the kernel writes them."""
     tables = "".join(Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6"))
-    sockets = [line.split() for line in tables.splitlines() if ":" in line.partition("rem_address")[0][:6]]
-    return {
-        place.split(":")[0] for _, place, _, state, *_ in sockets if state == "0A" and place.endswith(f":{port:04X}")
-    }
+    rows = [line.split() for line in tables.splitlines() if line.split()[0].endswith(":")]
+    places = [place for _, place, _, state, *_ in rows if state == "0A"]
+    return {place.split(":")[0] for place in places if place.endswith(f":{port:04X}")}
 
 
 def test_a_server_listens_on_the_loopback_interface_unless_told(ui: Ui) -> None:
