@@ -115,18 +115,22 @@ def test_whole_runs_ended_at_random_moments(
             at = trainer if trainer is not None and chance.random() < 0.5 else process.pid
             with suppress(ProcessLookupError):  # It was just ending.
                 os.kill(at, number)
-            code = process.wait(60)
-            slowest = max(slowest, time.monotonic() - asked)
+            code = process.wait(600)
             if number == signal.SIGTERM:
                 assert code in (0, 143, -15), code  # -15: before anything of it had begun
-                assert time.monotonic() - asked < LEAVE_SEC
+                if at == process.pid:  # A trainer's end is nothing that its supervisor has to hurry for.
+                    slowest = max(slowest, time.monotonic() - asked)
+                    # On a busy machine all takes longer: the whole run takes 20 s on an idle one.
+                    assert slowest < LEAVE_SEC * max(1.0, length_sec / 20)
             wait_for_trainer(program)
         assert program.start().wait(600) == 0
         assert_same_run(program.run, unbroken)
         assert_tracked_once(program.run)
         if number == signal.SIGTERM:  # A killed trainer's workers tell how they have lost it.
             assert "Traceback" not in (program.folder / "said").read_text()
-    print(f"{number.name}: {sum(stages.values())} moments, in {dict(stages)}; the slowest end took {slowest:.1f} s")
+    print(
+        f"{number.name}: {sum(stages.values())} moments, in {dict(stages)}; run of {length_sec:.0f} s; slowest end {slowest:.1f} s"
+    )
 
 
 def wait_for_trainer(program: Program) -> None:
