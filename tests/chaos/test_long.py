@@ -128,9 +128,8 @@ def test_whole_runs_ended_at_random_moments(
         assert_tracked_once(program.run)
         if number == signal.SIGTERM:  # A killed trainer's workers tell how they have lost it.
             assert "Traceback" not in (program.folder / "said").read_text()
-    print(
-        f"{number.name}: {sum(stages.values())} moments, in {dict(stages)}; run of {length_sec:.0f} s; slowest end {slowest:.1f} s"
-    )
+    lengths = f"a run of {length_sec:.0f} s, the slowest end {slowest:.1f} s"
+    print(f"{number.name}: {sum(stages.values())} moments, in {dict(stages)}; {lengths}")
 
 
 def wait_for_trainer(program: Program) -> None:
