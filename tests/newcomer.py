@@ -86,7 +86,7 @@ class Newcomer:
         return re.sub(r"\bRUN\b", lambda _: self._next_run(), text)
 
     def _next_run(self) -> str:
-        """RUN is a finished run, the oldest but for the one that was meant last; there are two, or they are made."""
+        """RUN is a finished quickstart, not the one that was meant last; there are two, or they are made."""
         while len(runs := self._finished()) < 2:
             words = ["run", "experiments/quickstart.yaml", "--set", f"seed={len(runs)}"]
             code, _, err = self.saccade(Call("saccade", words, self.folder, {}))
@@ -95,7 +95,8 @@ class Newcomer:
         return self._last
 
     def _finished(self) -> list[str]:
-        return [run.id for run in list_runs(self.folder / "runs") if local_record(run).status == "FINISHED"]
+        records = map(local_record, list_runs(self.folder / "runs"))
+        return [record.id for record in records if (record.name, record.status) == ("quickstart", "FINISHED")]
 
 
 def leave_out(patch: pytest.MonkeyPatch) -> None:
