@@ -6,7 +6,7 @@ import runpy
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import torch
 from saccade.journal import read_journal
 from saccade.run_dir import RunDir, create_run
 from saccade.spec_reader import parse_spec
+
+from ..states import leaves
 
 TRAINER = Path(__file__).with_name("faulty_trainer.py")
 SECONDS = 120
@@ -119,17 +121,6 @@ def points(run: RunDir) -> list[tuple[str, int, float]]:
 
 def events(run: RunDir, kind: str) -> list[dict[str, Any]]:
     return [event for event, _ in read_journal(run.journal) if event["kind"] == kind]
-
-
-def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from leaves(inner, f"{path}/{key}")
-    elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            yield from leaves(inner, f"{path}/{place}")
-    else:
-        yield path, value
 
 
 def saved_step(run: RunDir) -> int:

@@ -5,7 +5,7 @@ import math
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import nn
 
 from saccade.journal import read_journal
 from saccade.spec_reader import dump_spec, parse_spec
+
+from ..states import leaves
 
 Together = Callable[..., list[int | None]]
 
@@ -68,17 +70,6 @@ def points(folder: Path) -> dict[tuple[str, int], float]:
     ]
     assert Counter(key for key, _ in found).most_common(1)[0][1] == 1
     return dict(found)
-
-
-def leaves(value: object, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from leaves(inner, f"{path}/{key}")
-    elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            yield from leaves(inner, f"{path}/{place}")
-    else:
-        yield path, value
 
 
 def assert_close(run: Path, other: Path, tolerance: float, *, momentum: bool = True) -> None:
