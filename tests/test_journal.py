@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from saccade.errors import RunError
-from saccade.journal import Journal, last_attempt, read_journal
+from saccade.journal import Journal, last_attempt, last_time_ms, read_journal
 
 
 def events(path: Path) -> list[dict[str, object]]:
@@ -142,7 +142,13 @@ def test_attempts_are_counted_though_their_lines_are_cut(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "damage", [b"\0\0\0\n", b"{}\n", b'{"t": 1, "kind": "dance"}\n', b"[1]\n", b'{"t":1,"kind":[]}\n']
+    "damage",
+    [
+        *(b"\0\0\0\n", b"{}\n", b'{"t": 1, "kind": "dance"}\n', b"[1]\n", b'{"t":1,"kind":[]}\n'),
+        b'{"t": 1, "kind": "metrics", "step": -1, "values": {}}\n',
+        b'{"t": 1, "kind": "tags", "values": {"encoder": "a\\u0000b"}}\n',
+        b'{"t": 1, "kind": "tags", "values": {"encoder": "\\ud800"}}\n',
+    ],
 )
 def test_damage_names_the_line(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "journal.jsonl"
@@ -165,6 +171,21 @@ def test_a_journal_shorter_than_its_checkpoint_is_refused(tmp_path: Path) -> Non
     os.truncate(path, 3)
     with pytest.raises(RunError, match=rf"has 3 bytes but had {mark} when the checkpoint was taken"):
         start(path, mark=mark)
+
+
+def test_letters_outside_of_ascii_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with start(path) as journal:
+        journal.tags({"host": "\u00dcber-\U0001f441"})
+    assert b"\\u00dc" in path.read_bytes()
+    assert events(path)[1]["values"] == {"host": "\u00dcber-\U0001f441"}
+
+
+def test_the_time_of_the_last_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    assert last_time_ms(path) == 0
+    path.write_bytes(b'{"t": 5, "kind": "stage", "name": "a"}\n{"t": 6, "kind": "dance"}\n{"t": 7')
+    assert last_time_ms(path) == 5
 
 
 def test_a_missing_journal_is_empty(tmp_path: Path) -> None:

@@ -117,6 +117,14 @@ class TestLoading:
         assert "\n" not in str(caught.value)
 
 
+def test_a_gpu_is_given_the_frames_as_they_are(videos: tuple[Video, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[list[Sample], dict[str, object]]] = []
+    monkeypatch.setattr("saccade.datasets.clips._render_on_gpu", lambda samples, **rest: given.append((samples, rest)))
+    samples, gpu = [VideoClips(videos, training_views(FULL))[Item(2, 0)]], torch.device("cuda")
+    render(samples, size=20, device=gpu)
+    assert given == [(samples, {"size": 20, "device": gpu, "normalised": True})]
+
+
 def test_no_batches_start_no_worker(videos: tuple[Video, ...]) -> None:
     assert list(make_loader(VideoClips(videos, training_views(FULL)), [], workers=2)) == []
 
