@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from saccade.console import Console, LogTail
+from saccade.engine.host import briefly_spinning
 from saccade.engine.stop import BEGIN, SUPERVISED_VARIABLE
 from saccade.errors import RunError
 from saccade.journal import last_attempt
@@ -304,13 +305,9 @@ def _trainer_environment(console: Console) -> dict[str, str]:
     # The trainer has no business with the tracking server, nor with its password.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     environment |= {SUPERVISED_VARIABLE: "1", "PYTHONUNBUFFERED": "1"}
-    # Threads that spin for long while they wait for each other stand still for seconds once another job wants their
-    # cores; those that never spin lose a third of their speed without one. Whoever has chosen is left alone.
-    if "OMP_WAIT_POLICY" not in environment:
-        environment.setdefault("GOMP_SPINCOUNT", "10000")
     if console.columns:
         environment |= {TERMINAL_VARIABLE: "1", "COLUMNS": str(console.columns)}
-    return environment
+    return briefly_spinning(environment)
 
 
 def _package(packager: ModelPackager, console: Console, signals: Signals) -> None:

@@ -1,6 +1,7 @@
 """`saccade plan` in the process of the command, which loads no PyTorch: one measuring process after the other."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 from saccade.amounts import bytes_text, duration
 from saccade.chain import read_followers
+from saccade.engine.host import briefly_spinning
 from saccade.errors import RunError
 from saccade.initial_weights import adopt, find_initial_weights, with_weights_beside
 from saccade.run_dir import RunDir
@@ -73,7 +75,8 @@ def _plan(spec: Spec, weights: Path | None, runs_root: Path, *, follows: bool) -
 
 def _measure(command: Sequence[str], mistake: Path) -> None:
     """Run the measuring process, which talks to stderr."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    environment = briefly_spinning(os.environ)
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment) as process:
         try:
             code = process.wait()
         except BaseException:  # Ctrl-C reaches the process too; it is not left behind in any case

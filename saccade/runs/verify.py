@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saccade.engine.host import briefly_spinning
 from saccade.engine.stop import BEGIN, SUPERVISED_VARIABLE
 from saccade.errors import RunError, WeightsError
 from saccade.figures.curves import Series
@@ -170,7 +171,7 @@ def verify(repeat: Repeat, into: Path, *, keep: bool, say: Callable[[str], None]
 
 def _train(run: RunDir) -> int:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    environment |= {SUPERVISED_VARIABLE: "1", "PYTHONUNBUFFERED": "1"}
+    environment = briefly_spinning({**environment, SUPERVISED_VARIABLE: "1", "PYTHONUNBUFFERED": "1"})
     # Its input ends with this process, which it notices; Ctrl-C reaches both.
     command = [sys.executable, "-m", "saccade.runner", str(run.path)]
     trainer = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=2, env=environment)
