@@ -11,6 +11,8 @@ from saccade.yaml_marks import Node, parse_yaml, shorten
 __all__ = ["ORDER_STEP", "inherit", "parse_tree", "printable", "read_text"]
 
 MAX_BYTES = 1 << 20
+_LONG_PATH = 500
+"""Letters; longer ones are cut in the middle."""
 ORDER_STEP = 1 << 20
 """More than the nodes of a file or an override: mistakes are told in the order bases, file, overrides."""
 NOT_INHERITED = ("name", "then")
@@ -79,7 +81,7 @@ def _overlay(below: Node, above: Node) -> Node:
 
 def printable(path: str) -> str:
     """A path for the middle of a message."""
-    return path if path.isprintable() else repr(path)[1:-1]
+    return shorten(path, _LONG_PATH)
 
 
 def read_text(path: Path) -> str:

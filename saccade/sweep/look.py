@@ -4,8 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
+
 from saccade import atomic
 from saccade.errors import RunError
+from saccade.provenance import redact
 from saccade.sweep.best import write_best
 from saccade.sweep.driver import study_folder
 from saccade.sweep.pictures import draw_study
@@ -22,11 +26,15 @@ __all__ = ["best_spec", "describe", "export_study", "show_status", "stop_study"]
 @contextmanager
 def _study(path: Path, runs_root: Path) -> Iterator[tuple[Sweep, Opened, Standing]]:
     sweep = read_sweep(path)
-    opened = open_study(sweep, runs_root, create=False)
     try:
-        yield sweep, opened, standing(sweep, opened.study)
-    finally:
-        opened.close()
+        opened = open_study(sweep, runs_root, create=False)
+        try:
+            yield sweep, opened, standing(sweep, opened.study)
+        finally:
+            opened.close()
+    except (sa.exc.SQLAlchemyError, StorageInternalError) as error:
+        why = " ".join(str(error.__cause__ or error).split())[:200]
+        raise RunError(f"{path}: its study cannot be read: {redact(why)}; try again, or restore its database") from None
 
 
 def show_status(path: Path, runs_root: Path) -> str:

@@ -140,8 +140,8 @@ def _validated(root: Node) -> SweepFile:
             node = node.value[str(part)]
     if found["type"] == "missing":
         wrong = f"is missing; add a line '{keys[-1]}: ...'"
-    elif found["type"] == "string_pattern_mismatch":
-        wrong = f"must be of letters, digits, '_', '.' and '-'; got '{shorten(node.text)}'"
+    elif found["type"] in ("string_pattern_mismatch", "string_too_long"):
+        wrong = f"must be of at most 100 letters, digits, '_', '.' and '-'; got '{shorten(node.text)}'"
     elif keys[0] == "objective":
         wrong = wrong_value(keys[-1], node, model=Objective) if len(keys) > 1 else "give at least one metric"
     else:

@@ -21,6 +21,8 @@ _NOT_SEARCHED = {
     "engine": "it changes no score",
     "data.root": "it is a matter of the machine",
 }
+_WIDEST = 2.0**53
+"""Steps of a range, or the ends of a logarithmic one apart: up to here floats count one by one."""
 
 
 class _Range(Section):
@@ -139,12 +141,15 @@ def _range(path: str, node: Node, when: Mapping[str, tuple[Plain, ...]], where: 
 def _wrong_range(given: _Range, whole: bool) -> str:
     if given.min >= given.max:
         return f"min {given.min:g} is not below max {given.max:g}"
-    if given.log and given.min <= 0:
-        return f"min {given.min:g} has no logarithm; log: true needs a min above 0"
-    if given.log and given.step is not None:
-        return "log and step do not go together; remove one"
     if given.step is not None and given.step <= 0:
         return f"step {given.step:g} is not above 0"
+    if given.log and given.min <= 0:
+        return f"min {given.min:g} has no logarithm; log: true needs a min above 0"
+    width = given.max / given.min if given.log else (given.max - given.min) / (given.step or 1.0)
+    if not width <= _WIDEST:
+        return f"from {given.min:g} to {given.max:g} there are more steps than a number can count; make it narrower"
+    if given.log and given.step is not None:
+        return "log and step do not go together; remove one"
     if whole and not all(value == int(value) for value in (given.min, given.max, given.step or 1)):
         return "the setting takes whole numbers, so min, max and step have to be whole"
     if given.step is not None:

@@ -123,18 +123,18 @@ class Space:
         """
         points: list[Point] = [{}]
         for dimension in self.dimensions:
-            values = dimension.choices or tuple(_steps(dimension))
-            points = [
-                {**point, **extended}
-                for point in points
-                for extended in (
-                    [{dimension.path: value} for value in values] if dimension in self._active(dict(point)) else [{}]
-                )
-            ]
-            if len(points) > MAX_GRID:
+            active = [dimension in self._active(dict(point)) for point in points]
+            # Before they are made: a range may have billions of steps.
+            if len(points) + sum(active) * ((len(dimension.choices) or _num_steps(dimension)) - 1) > MAX_GRID:
                 raise SpecError(
                     f"{dimension.where}: the grid has more than {MAX_GRID} points; use fewer, or sampler tpe"
                 )
+            values = dimension.choices or [_step(dimension, number) for number in range(_num_steps(dimension))]
+            points = [
+                {**point, **extended}
+                for point, is_active in zip(points, active, strict=True)
+                for extended in ([{dimension.path: value} for value in values] if is_active else [{}])
+            ]
         if first is not None:
             points = [first, *(point for point in points if point != first)]
         return points
@@ -183,11 +183,15 @@ def _ends(dimension: Dimension) -> tuple[int | float, ...]:
     return tuple(int(value) if dimension.whole else value for value in (dimension.low, dimension.high))
 
 
-def _steps(dimension: Dimension) -> Iterator[int | float]:
+def _num_steps(dimension: Dimension) -> int:
     assert dimension.step is not None
-    for number in range(round((dimension.high - dimension.low) / dimension.step) + 1):
-        value = dimension.low + number * dimension.step
-        yield int(value) if dimension.whole else float(f"{value:.12g}")
+    return round((dimension.high - dimension.low) / dimension.step) + 1
+
+
+def _step(dimension: Dimension, number: int) -> int | float:
+    assert dimension.step is not None
+    value = dimension.low + number * dimension.step
+    return int(value) if dimension.whole else float(f"{value:.12g}")
 
 
 def _between(dimension: Dimension, part: float) -> int | float:
@@ -196,8 +200,7 @@ def _between(dimension: Dimension, part: float) -> int | float:
         return min(round(value), int(dimension.high)) if dimension.whole else value
     if dimension.step is None:
         return dimension.low + part * (dimension.high - dimension.low)
-    steps = list(_steps(dimension))
-    return steps[int(part * len(steps))]
+    return _step(dimension, int(part * _num_steps(dimension)))
 
 
 def _contains(dimension: Dimension, value: Plain) -> bool:

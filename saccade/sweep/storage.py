@@ -103,9 +103,15 @@ def open_study(sweep: Sweep, runs_root: Path, *, create: bool = True) -> Opened:
         raise SpecError(f"there is no study '{name}' at {redact(url)} yet; begin it with saccade sweep") from None
     lease = sweep.file.lease
     ledger = Ledger(storage.engine, study._study_id, renew_sec=lease.renew_sec, grace_sec=lease.grace_sec)
-    ledger.define(DEFINITION, definition(sweep))
-    ledger.define(STUDY_ID, secrets.token_hex(8))
-    check_definition(sweep, study)
+    try:
+        ledger.define(DEFINITION, definition(sweep))
+        ledger.define(STUDY_ID, secrets.token_hex(8))
+        check_definition(sweep, study)
+    except (ValueError, RecursionError) as error:  # of the JSON that the database holds
+        raise SpecError(
+            f"the study '{name}' at {redact(url)} is damaged ({str(error)[:100]}); restore its database from a backup, "
+            "or give this sweep another name"
+        ) from None
     return Opened(storage, study, ledger)
 
 
@@ -115,7 +121,8 @@ def check_definition(sweep: Sweep, study: optuna.Study) -> None:
     Raises:
         SpecError: Says what differs.
     """
-    changed = difference(study.user_attrs[DEFINITION], definition(sweep))
+    before = study.user_attrs[DEFINITION]
+    changed = difference(before, definition(sweep)) if isinstance(before, dict) else "something that is no sweep"
     if changed:
         raise SpecError(
             f"{sweep.path}: the study '{sweep.file.name}' was begun with {changed}; restore that, or give this sweep "

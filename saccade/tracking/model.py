@@ -149,7 +149,11 @@ def write_model(encoder: "nn.Module", files: Path, target: Path) -> None:
     )
     clips = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
     description = Model()
-    with tempfile.TemporaryDirectory(prefix=".model-", dir=target.parent) as work:
+    with (
+        # MLflow takes paths for addresses, in which #, ? and %41 have a meaning: it works where the name has none.
+        tempfile.TemporaryDirectory(prefix="saccade-model-") as work,
+        tempfile.TemporaryDirectory(prefix=".model-", dir=target.parent) as beside,
+    ):
         folder = Path(work) / MODEL_FOLDER
         with torch.no_grad():
             mlflow.pytorch.save_model(
@@ -161,7 +165,7 @@ def write_model(encoder: "nn.Module", files: Path, target: Path) -> None:
                 serialization_format="pt2",
                 # Given, since MLflow would find them out by loading the model in yet another process.
                 pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
-                extra_files=[str(files / name) for name in ("encoder.json", "encoder.safetensors")],
+                extra_files=[(files / name).absolute().as_uri() for name in ("encoder.json", "encoder.safetensors")],
                 mlflow_model=description,
             )
             _check(encoder, mlflow.pytorch.load_model(str(folder)), clips)
@@ -175,8 +179,9 @@ def write_model(encoder: "nn.Module", files: Path, target: Path) -> None:
             model_config={"device": None},
         )
         description.save(str(folder / "MLmodel"))
+        shutil.copytree(folder, Path(beside) / MODEL_FOLDER)
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(folder, target)
+        os.replace(Path(beside) / MODEL_FOLDER, target)
 
 
 def _check(encoder: "nn.Module", traced: "nn.Module", clips: "object") -> None:

@@ -1,6 +1,7 @@
 """Checkpoints and files of weights made wrong: what is taken is, to the bit, what was written; nothing is ever run."""
 
 import argparse
+import functools
 import io
 import os
 import pickle
@@ -103,7 +104,7 @@ def test_checkpoints_with_right_sums(tmp_path: Path, checkpoint: bytes, changes:
 # Published files -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@functools.cache
 def published() -> dict[str, Any]:
     """A published pre-training file of a small encoder; tests/models/test_published.py has whole ones."""
     state = build_encoder("r3d", width=WIDTH).state_dict()
@@ -118,15 +119,15 @@ def published() -> dict[str, Any]:
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @fuzzed(25, 300)
 @given(changes=mutations(TOKENS))
-def test_published_files(tmp_path: Path, published: dict[str, Any], legacy: bool, changes: list[Mutation]) -> None:
+def test_published_files(tmp_path: Path, legacy: bool, changes: list[Mutation]) -> None:
     path, out = tmp_path / "r3d.pth", tmp_path / "out.safetensors"
-    path.write_bytes(mutate(torch_bytes(published, legacy=legacy), changes))
+    path.write_bytes(mutate(torch_bytes(published(), legacy=legacy), changes))
     found = read("published file", lambda: import_published(path, out, overwrite=True), WeightsError)
     if isinstance(found, Refusal):
         assert found.message.startswith(f"{path}: ")
     elif not legacy:  # the older format has no checksums
         state = load_file(out)
-        for key, value in published["model"].items():
+        for key, value in published()["model"].items():
             ours = next(name for name in state if f"module.{published_name(name.removeprefix('encoder.'))}" == key)
             assert bits(state[ours]) == bits(value)
         assert (found.epoch, found.encoder, found.width) == (300, "r3d", WIDTH)
@@ -134,9 +135,9 @@ def test_published_files(tmp_path: Path, published: dict[str, Any], legacy: bool
 
 @fuzzed(25, 300)
 @given(changes=mutations(TOKENS, how=("flip", "drop", "double", "overwrite", "insert", "splice")))
-def test_published_files_with_right_sums(tmp_path: Path, published: dict[str, Any], changes: list[Mutation]) -> None:
+def test_published_files_with_right_sums(tmp_path: Path, changes: list[Mutation]) -> None:
     path, out = tmp_path / "r3d.pth", tmp_path / "out.safetensors"
-    path.write_bytes(with_script(torch_bytes(published), lambda script: mutate(script, changes)))
+    path.write_bytes(with_script(torch_bytes(published()), lambda script: mutate(script, changes)))
     found = read("tampered published file", lambda: import_published(path, out, overwrite=True), WeightsError)
     if not isinstance(found, Refusal):
         saccade.load_encoder(out)
