@@ -35,6 +35,8 @@ Encode = Callable[[Tensor, Tensor | None], Tensor]
 
 def run_pretraining(run: Run) -> None:
     """Train from where the learner is to the end of the timetable."""
+    if run.learner.step:  # An earlier attempt may have ended after it had saved this step, and before it kept it.
+        _keep(run, run.timetable.epoch(run.learner.step))
     if run.learner.step >= run.timetable.steps:
         return
     views = VideoClips(run.data.train, builders.build_training_views(run.spec))
@@ -118,6 +120,11 @@ def record_clustering(run: Run, epoch: int, prototypes: tuple[Prototypes, ...]) 
 def _save(run: Run, epoch: int) -> None:
     """Write the rolling checkpoint, and keep it where the spec says so."""
     write_last(run, epoch)
+    _keep(run, epoch)
+
+
+@ranks.first_only
+def _keep(run: Run, epoch: int) -> None:
     if run.timetable.ends_epoch(run.learner.step) and builders.keeps(run.spec, epoch):
         kept = f"checkpoints/epoch_{epoch:04d}.pt"
         link_checkpoint(run.folder / LAST, run.folder / kept)

@@ -8,6 +8,7 @@ WHAT happens at the NUMBER-th visit of PLACE in this attempt:
 - worker-kill, worker-hang: a data worker dies as if for want of memory, or reads for ever
 - nan: the weights are not numbers any more
 - full: the disk of the run is full from there on
+- never, drawn: nothing; the latter, as `full`, with pictures, which take most of the time of a run as small as these
 - clock: the machine's clock jumps about, from the start
 
 Every step that is done leaves a byte in RUN_DIR/steps, every SIGTERM its time (monotonic) in RUN_DIR/asked.
@@ -29,6 +30,7 @@ import saccade.checkpoint
 import saccade.datasets.clips
 import saccade.evaluation.classifier
 import saccade.pretrain
+import saccade.report
 import saccade.runner
 import saccade.stages.classifiers
 import saccade.stages.pretraining
@@ -144,10 +146,18 @@ def noting_steps(step: Callable[..., Any], folder: str) -> Callable[..., Any]:
     return call
 
 
+def without_pictures() -> None:
+    """They take most of the time of a run as small as this; that they may be drawn or not is seen elsewhere."""
+    stages = saccade.stages
+    for module in (saccade.report, saccade.runner, stages.classifiers, stages.pretraining, stages.retrieval):
+        for name in [name for name in vars(module) if name.startswith("draw_")]:
+            setattr(module, name, lambda *_, **__: None)
+
+
 def prepare(what: str, place: str, number: int, folder: str) -> None:
     """Change the trainer so that it happens."""
     saccade.pretrain.training_step = noting_steps(saccade.pretrain.training_step, folder)
-    if what == "never":
+    if what in ("never", "drawn"):
         return
     if what == "clock":
         time.time, time.time_ns = jumping(time.time, 1.0), jumping(time.time_ns, 1e9)
@@ -178,6 +188,8 @@ if __name__ == "__main__":
     sys.exit(main(*sys.argv[1:]))
 elif "LIFE" in globals():  # forked by a test, with its arguments
     life = globals()["LIFE"]
+    if life["what"] not in ("drawn", "full"):  # Some libraries have words of their own for a full disk.
+        without_pictures()
     multiprocessing.set_start_method("fork", force=True)  # A child of a fork server would start its workers by one.
     log = os.open(life["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)

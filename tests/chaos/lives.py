@@ -73,7 +73,7 @@ class Life:
 def begin(run: RunDir, what: str = "never", place: str = "", number: int = 1) -> Any:
     """Start an attempt in a process forked from one that has imported everything: imports are most of a tiny run."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["saccade.runner"])
+    context.set_forkserver_preload(["saccade.runner", "saccade.stages.retrieval", "matplotlib.pyplot"])
     life = {"what": what, "place": place, "number": number, "folder": str(run.path), "said": str(_log(run))}
     process = context.Process(target=runpy.run_path, args=(str(TRAINER),), kwargs={"init_globals": {"LIFE": life}})
     _log(run).write_text("")
@@ -97,7 +97,7 @@ def end(run: RunDir, process: Any) -> Life:
 def live(run: RunDir, what: str = "never", place: str = "", number: int = 1) -> Life:
     """One attempt, see faulty_trainer.py for what may happen in it; it must end as is fit for that."""
     life = end(run, begin(run, what, place, number))
-    fit = {"never": 0, "clock": 0, "kill": KILLED, "term": STOPPED, "term-all": STOPPED}
+    fit = {"never": 0, "drawn": 0, "clock": 0, "kill": KILLED, "term": STOPPED, "term-all": STOPPED}
     assert life.code == fit.get(what, MISTAKE), (what, place, number, life.said)
     assert life.left_sec < LEAVE_SEC, (what, place, number)
     assert "Traceback" not in life.said, life.said
@@ -158,6 +158,8 @@ def assert_same_run(run: RunDir, other: RunDir) -> None:
     assert_same_checkpoints(run, other, "checkpoints/last.pt", "checkpoints/epoch_0002.pt", "checkpoints/epoch_0004.pt")
     assert sorted(points(run)) == sorted(points(other))
     assert_same_files(run, other, *(f"clusters/epoch_0002/{n}" for n in ("assignments.parquet", "centroids_0.npy")))
+    announced = [{event["path"] for event in events(each, "artifact")} for each in (run, other)]
+    assert announced[0] == announced[1]
     assert_each_point_once(run)
 
 

@@ -32,6 +32,7 @@ from .lives import (
     SECONDS,
     STEPS,
     STOPPED,
+    assert_same_checkpoints,
     assert_same_classifiers,
     assert_same_run,
     begin,
@@ -39,6 +40,7 @@ from .lives import (
     events,
     live,
     new_run,
+    points,
     saved_step,
 )
 
@@ -151,8 +153,9 @@ def test_a_full_disk_at_a_checkpoint_and_at_a_line(
         assert said in mistake
         assert mistake.endswith("make room, then resume the run")
         (run.path / "filler").unlink()
-    live(run)
-    assert_same_run(run, unbroken)
+    live(run, "drawn")
+    assert_same_checkpoints(run, unbroken, "checkpoints/last.pt")
+    assert sorted(points(run)) == sorted(points(unbroken))
 
 
 def test_a_clock_that_jumps_changes_no_duration(tmp_path: Path, data: Path, unbroken: RunDir) -> None:

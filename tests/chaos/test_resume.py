@@ -52,11 +52,11 @@ def test_an_unbroken_run_has_trained(unbroken: RunDir) -> None:
             ("evaluate", 1),
             ("export", 1),
         ],
-        # before the first checkpoint, then in the first after it
-        [("checkpoint", 1), ("renamed", 1)],
+        # in the first checkpoint, after it, and after those of step 8 and step 16, which are to be kept
+        [("checkpoint", 1), ("renamed", 1), ("renamed", 3), ("renamed", 4)],
         "random",
     ],
-    ids=["every place", "first checkpoint", "random steps"],
+    ids=["every place", "checkpoints", "random steps"],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(
     kills: list[tuple[str, int]] | str, tmp_path: Path, data: Path, unbroken: RunDir
