@@ -125,6 +125,15 @@ def test_a_gpu_is_given_the_frames_as_they_are(videos: tuple[Video, ...], monkey
     assert given == [(samples, {"size": 20, "device": gpu, "normalised": True})]
 
 
+def test_memory_that_runs_out_is_one_line(videos: tuple[Video, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(video: Video, numbers: list[int]) -> np.ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr(Video, "read", read)
+    with pytest.raises(DataError, match=r"^v1: there is no memory for its frames; lower engine\.workers or"):
+        list(make_loader(VideoClips(videos, training_views(FULL)), [[Item(0, 1)]], workers=0))
+
+
 def test_no_batches_start_no_worker(videos: tuple[Video, ...]) -> None:
     assert list(make_loader(VideoClips(videos, training_views(FULL)), [], workers=2)) == []
 
