@@ -7,7 +7,7 @@ import pytest
 
 from saccade.run_dir import RunDir, create_run
 from saccade.spec import Spec
-from saccade.tracking.shipment import Shipment
+from saccade.tracking.shipment import Shipment, _hide_secrets_in
 from saccade.tracking.shipping_state import ShippingState
 from saccade.tracking.store import PARENT_TAG
 
@@ -60,3 +60,15 @@ def test_a_run_is_described_once_it_has_a_summary(run: RunDir, shipment: Shipmen
     ((run_id, points, tags),) = logged
     assert (run_id, points) == ("5e", [])
     assert tags["mlflow.note.content"].startswith("# Toy")
+
+
+def test_a_log_is_sent_without_its_secrets_and_else_as_it_is(tmp_path: Path) -> None:
+    log = tmp_path / "trainer.log"
+    log.write_bytes(b"cloned http://ann:s3cret@git.lab/x\n\xff half a letter\n")
+    _hide_secrets_in(log)
+    shown = log.read_bytes()
+    assert b"s3cret" not in shown
+    assert shown.endswith(b"@git.lab/x\n\xff half a letter\n")
+    before = log.stat().st_mtime_ns
+    _hide_secrets_in(log)
+    assert (log.read_bytes(), log.stat().st_mtime_ns) == (shown, before)
