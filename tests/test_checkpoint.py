@@ -3,7 +3,6 @@
 import io
 import os
 import pickle
-import random
 import resource
 import signal
 import subprocess
@@ -211,18 +210,6 @@ def refusal(path: Path, content: bytes) -> str:
     return message
 
 
-def loaded_or_refused(path: Path) -> dict[str, Any] | None:
-    """What a file holds, None when it was refused; anything but the right error comes through."""
-    message = ""
-    try:
-        return load_checkpoint(path)
-    except CheckpointError as error:
-        message = str(error)
-    assert message.startswith(f"{path}: ")
-    assert "\n" not in message
-    return None
-
-
 class TestDamage:
     @pytest.fixture
     def good(self, tmp_path: Path) -> bytes:
@@ -232,32 +219,6 @@ class TestDamage:
     def test_cut_off_anywhere(self, good: bytes, tmp_path: Path) -> None:
         for length in range(0, len(good), 23):
             refusal(tmp_path / "last.pt", good[:length])
-
-    def test_a_changed_bit_is_found_or_does_not_matter(self, good: bytes, tmp_path: Path) -> None:
-        rng, path, found = random.Random(0), tmp_path / "last.pt", 0
-        for _ in range(300):
-            content = bytearray(good)
-            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-            path.write_bytes(content)
-            loaded = loaded_or_refused(path)
-            assert loaded is None or bits(loaded) == bits(STATE)
-            found += loaded is None
-        assert found > 100
-
-    @pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:TypedStorage is deprecated")
-    def test_tampered_instructions_with_right_sums(self, good: bytes, tmp_path: Path) -> None:
-        with zipfile.ZipFile(io.BytesIO(good)) as archive:
-            parts = {name: archive.read(name) for name in archive.namelist()}
-        (script,) = (name for name in parts if name.endswith("data.pkl"))
-        rng, path = random.Random(0), tmp_path / "last.pt"
-        for _ in range(300):
-            content = bytearray(parts[script])
-            for _ in range(rng.choice([1, 2, 4])):
-                content[rng.randrange(2, len(content))] = rng.randrange(256)
-            with zipfile.ZipFile(path, "w") as archive:
-                for name, part in parts.items():
-                    archive.writestr(name, bytes(content) if name == script else part)
-            loaded_or_refused(path)
 
     def test_other_files(self, tmp_path: Path) -> None:
         path = tmp_path / "last.pt"

@@ -222,7 +222,7 @@ def test_an_index_that_unpacks_to_gigabytes(tmp_path: Path, stores: Any) -> None
     refused("hostile index", lambda: open_store(folder), "unpacks to more than it is")
 
 
-@fuzzed(40, 350)
+@fuzzed(25, 350)
 @given(changes=mutations((b'"lengths": [], ', b'"v9"', b"[1]", b"-1")))
 def test_records_of_an_interrupted_pack(dataset: Path, stores: Any, tmp_path: Path, changes: list[Mutation]) -> None:
     """What became of an earlier call's notes, the store is the one that would have been written at once."""

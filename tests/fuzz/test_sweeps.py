@@ -112,7 +112,7 @@ def says_what_stands_there(sweep: Sweep, text: str) -> None:
             assert same(held[key], value)
 
 
-@fuzzed(130, 1500)
+@fuzzed(100, 1500)
 @given(changes=mutations(TOKENS))
 def test_sweeps(tmp_path: Path, changes: list[Mutation]) -> None:
     (tmp_path / "toy.yaml").write_text(EXPERIMENT)

@@ -117,7 +117,7 @@ def published() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-@fuzzed(25, 300)
+@fuzzed(20, 300)
 @given(changes=mutations(TOKENS))
 def test_published_files(tmp_path: Path, legacy: bool, changes: list[Mutation]) -> None:
     path, out = tmp_path / "r3d.pth", tmp_path / "out.safetensors"
@@ -133,7 +133,7 @@ def test_published_files(tmp_path: Path, legacy: bool, changes: list[Mutation]) 
         assert (found.epoch, found.encoder, found.width) == (300, "r3d", WIDTH)
 
 
-@fuzzed(25, 300)
+@fuzzed(20, 300)
 @given(changes=mutations(TOKENS, how=("flip", "drop", "double", "overwrite", "insert", "splice")))
 def test_published_files_with_right_sums(tmp_path: Path, changes: list[Mutation]) -> None:
     path, out = tmp_path / "r3d.pth", tmp_path / "out.safetensors"

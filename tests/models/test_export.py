@@ -4,7 +4,6 @@ import copy
 import functools
 import json
 import os
-import random
 import subprocess
 import sys
 import types
@@ -258,22 +257,6 @@ def test_not_a_file_of_weights(folder: Path, tmp_path: Path) -> None:
         refused(path, r"not a readable safetensors file|without saccade's description")
     torch.save({"model": {}}, path)
     refused(path, "converted with `saccade import-weights`")
-
-
-def test_damage_anywhere_is_refused_or_harmless(folder: Path) -> None:
-    path = folder / "encoder.safetensors"
-    whole, rng = path.read_bytes(), random.Random(0)
-    refusals: list[str] = []
-    for _ in range(150):
-        damaged = bytearray(whole)
-        damaged[rng.randrange(6000)] ^= 1 << rng.randrange(8)
-        path.write_bytes(damaged)
-        try:
-            load_encoder(path)
-        except WeightsError as error:
-            refusals.append(str(error))
-    assert len(refusals) > 100
-    assert not any("\n" in line for line in refusals)
 
 
 def rewrite(path: Path, *, tensors: dict[str, Tensor] | None = None, **description: object) -> None:
