@@ -83,11 +83,14 @@ def of_dimension(said: Any, dimension: Dimension) -> None:
     if "choices" in ends:
         assert same([list(each) if isinstance(each, tuple) else each for each in dimension.choices], ends["choices"])
     else:
-        assert (dimension.low, dimension.high, dimension.log) == (ends["min"], ends["max"], ends.get("log", False))
-        assert dimension.step == ends.get("step", 1.0 if dimension.whole else None)
+        held = [dimension.low, dimension.high, dimension.log, dimension.step]
+        assert same(held, [ends["min"], ends["max"], ends.get("log", False), ends.get("step", held[3])])
+        assert "step" in ends or held[3] == (1.0 if dimension.whole else None)
     when = {path: value if isinstance(value, list) else [value] for path, value in ends.get("when", {}).items()}
-    held = {path: [list(v) if isinstance(v, tuple) else v for v in values] for path, values in dimension.when.items()}
-    assert held.keys() == when.keys()
+    conditions = {
+        path: [list(v) if isinstance(v, tuple) else v for v in values] for path, values in dimension.when.items()
+    }
+    assert conditions.keys() == when.keys()
 
 
 def says_what_stands_there(sweep: Sweep, text: str) -> None:

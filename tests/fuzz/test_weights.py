@@ -31,7 +31,9 @@ from saccade.spec import Spec
 
 from .mutations import Mutation, Refusal, fuzzed, mutate, mutations, read, refused
 
-pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:TypedStorage is deprecated")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Detected pickle protocol", "ignore:TypedStorage is deprecated", "ignore:invalid escape sequence"
+)
 
 WIDTH = 4
 STATE = {
