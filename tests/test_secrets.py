@@ -17,12 +17,13 @@ from saccade.chain import places, save_followers
 from saccade.commands.server import server
 from saccade.errors import SaccadeError, SpecError
 from saccade.provenance import hide_secrets
-from saccade.run_dir import create_run, update_run
+from saccade.run_dir import RunDir, create_run, update_run
 from saccade.slurm import submit
 from saccade.spec import Spec, TrackingSpec
 from saccade.supervisor import supervise
 from saccade.sweep.reader import read_sweep
 from saccade.tracking.server import ServerSettings
+from saccade.tracking.shipping_state import ShippingState
 from saccade.tracking.ui import serve_ui
 
 from .canaries import CANARY, VARIABLES, leaks
@@ -86,10 +87,22 @@ def test_a_tracked_run_leaves_no_secret(
     assert "cannot reach postgresql://***@db/optuna" in run.log.read_text()
     assert leaks(run.root) == []
     assert leaks(ui.root) == []
+    # Gone on with from a clean checkout, it shows no diff of before.
+    (dirty / "settings.py").write_text("BATCH = 4\n")
+    update_run(run, spec, command)
+    assert supervise(run, resume=True, tracking_uri=address, experiment="secrets", command=trainer) == 1
+    (tracked,) = {path.read_bytes() for path in ui.root.rglob("git.diff") if run.id in tracked_id(run, path)}
+    assert tracked == b""
     # What the trainer says is shown as it comes; what the supervisor says of it is not.
     assert [
         line for line in capfd.readouterr().err.splitlines() if line.startswith("saccade: ") and CANARY in line
     ] == []
+
+
+def tracked_id(run: RunDir, path: Path) -> str:
+    """The run's id, if the file is among its artifacts."""
+    state = ShippingState.load(run.path)
+    return run.id if state is not None and state.mlflow_run_id in path.parts else ""
 
 
 def test_a_study_keeps_no_password(tmp_path: Path, planted: Mapping[str, str]) -> None:

@@ -134,7 +134,9 @@ class Shipment:
         store.begin(state.mlflow_run_id, record["params"], tags, running=state.outcome is None)
         write_views(store, state.experiment_id)
         for pattern in ("run.json", "spec*.yaml", "environment*.txt", "git*.diff"):
-            self.uploads.add(path.name for path in sorted(self.run.path.glob(pattern)) if path.stat().st_size)
+            for path in sorted(self.run.path.glob(pattern)):
+                # An empty one only in place of what is not true any more, such as the diff of an earlier attempt.
+                self.uploads.add([path.name] if path.stat().st_size or path.name in state.uploaded else [])
         self.uploads.add(name for name in ("inputs", "then") if (self.run.path / name).is_dir())
         state.save()
         return store
