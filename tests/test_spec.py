@@ -117,6 +117,7 @@ OURS = {
     "engine.device": "auto",
     "engine.precision": "auto",
     "engine.threads": None,
+    "engine.data_patience_sec": 600.0,
     "engine.processes": 1,
     "engine.convolutions": "auto",
     "engine.compile": "auto",

@@ -179,9 +179,19 @@ def write_weights(path: Path, tensors: dict[str, Tensor], description: EncoderDe
     dense = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
     described = description.model_dump_json()
     # As bytes: its own way to a file makes one that nobody else may read, whatever the umask says.
-    content = save(dense, metadata={METADATA_KEY: described, SUM_KEY: content_sum(described, dense)})
+    content = _in_order(save(dense, metadata={METADATA_KEY: described, SUM_KEY: content_sum(described, dense)}))
     with atomic.replacing(path) as file:
         file.write(content)
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: the same weights are the same bytes in all processes."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_weights(path: Path) -> tuple[EncoderDescription, dict[str, Tensor]]:

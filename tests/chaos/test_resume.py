@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from saccade import load_encoder
 from saccade.run_dir import RunDir
 from saccade.supervisor import supervise
 
@@ -102,7 +100,7 @@ def test_mlflow_holds_each_point_once_after_a_kill_and_a_resume(
 
     def supervised(what: str, number: int, resume: bool) -> int:
         command = [sys.executable, str(TRAINER), what, "step", str(number)]
-        return supervise(run, resume=resume, tracking_uri=None, experiment="resume", command=command)
+        return supervise(run, resume=resume, tracking_uri=None, experiment="resume", command=command, package=False)
 
     # Dies in step 12 with step 9 as its last checkpoint, having logged nothing since: then between 12 and 15.
     assert supervised("kill", 12, False) == 1
@@ -125,9 +123,3 @@ def test_mlflow_holds_each_point_once_after_a_kill_and_a_resume(
     ]
     assert sorted(shipped) == sorted(points(unbroken))
     assert json.loads((run.path / "shipping.json").read_text())["complete"]
-
-    # The model is found by its address alone, as in a fresh shell where the runs are.
-    monkeypatch.chdir(tmp_path)
-    clips = torch.rand(2, 3, 4, 16, 16)
-    tracked_encoder, own = load_encoder(f"runs:/{tracked[0].info.run_id}/model"), load_encoder(run.path)
-    assert torch.equal(tracked_encoder(clips), own(clips))

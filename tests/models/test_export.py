@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import saccade
 from saccade.errors import SaccadeError, WeightsError
 from saccade.models.encoder import ENCODERS, Encoder, build_encoder
-from saccade.models.export import ClipEncoder, ClipError, load_encoder, save_encoder
+from saccade.models.export import ClipEncoder, ClipError, load_encoder, read_weights, save_encoder, write_weights
 
 WIDTH = 4
 WIDTHS = {name: WIDTH if name in ("r3d", "r2plus1d") else 64 for name in ENCODERS}
@@ -108,6 +108,16 @@ def test_saving_again_replaces(folder: Path) -> None:
     encoder = save(folder, "r2plus1d")
     torch.testing.assert_close(load_encoder(folder)(clips()), features(encoder, clips()))
     assert len(list(folder.iterdir())) == 2
+
+
+def test_the_same_weights_are_the_same_bytes(folder: Path) -> None:
+    """safetensors writes the keys of its metadata in an order that is drawn anew each time."""
+    description, tensors = read_weights(folder / "encoder.safetensors")
+    contents = set()
+    for _ in range(10):
+        write_weights(folder / "again.safetensors", tensors, description)
+        contents.add((folder / "again.safetensors").read_bytes())
+    assert contents == {(folder / "encoder.safetensors").read_bytes()}
 
 
 def test_a_failed_save_leaves_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

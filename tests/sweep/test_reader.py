@@ -106,7 +106,7 @@ def test_the_spec_of_a_trial(write: Callable[..., Path]) -> None:
         ("budget: {trials: 10}", "", "try.yaml: budget: says neither trials nor hours"),
         ("budget:", "budgets:", "13: budgets: unknown key, did you mean budget?"),
         ("toy.yaml", "toys.yaml", "2: experiment: "),
-        ("name: try", "name: a b", "1: name: must be of letters, digits, '_', '.' and '-'; got 'a b'"),
+        ("name: try", "name: a b", "1: name: must be of at most 100 letters, digits, '_', '.' and '-'; got 'a b'"),
         ("name: try\n", "", "try.yaml: name: is missing; add a line 'name: ...'"),
         ("saccade.focus_num: 2", "saccade.focus_nm: 2", "4: set: saccade.focus_nm: unknown key, did you mean"),
         ("saccade.focus_num: 2", "saccade.focus_num: two", "4: set: saccade.focus_num: must be a whole number"),

@@ -69,7 +69,9 @@ def test_killed_its_folder_lost_and_resumed_from_the_server(
     make_toy: Callable[..., Path],
     make_run: Callable[..., Path],
     saccade: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("saccade.tracking.model.package_model", lambda *_: "")  # takes long
     text = SPEC.format(root=make_toy(train_per_class=2, frames=14))
     unbroken = make_run(text)
     assert main([str(unbroken)]) == 0
