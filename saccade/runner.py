@@ -18,7 +18,7 @@ from saccade.console import unfailing_output
 from saccade.datasets.lineage import dataset_uses
 from saccade.engine import ranks
 from saccade.engine.ranks import PEER_GONE, PeerGoneError
-from saccade.engine.stop import Stopped, StopRequest
+from saccade.engine.stop import STOPPED, Stopped, StopRequest
 from saccade.errors import SaccadeError
 from saccade.evaluation.retrieval import check_gallery
 from saccade.journal import Journal
@@ -34,8 +34,6 @@ from saccade.tracking.shipping_state import attempted_offset
 
 __all__ = ["execute", "main"]
 
-STOPPED = 143
-"""Exit code after a request to stop."""
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _ROOM_BYTES = 1 << 20
 """Some libraries do not say why they could not write; with less than this it is plain."""

@@ -20,8 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from saccade.console import Console, LogTail
-from saccade.engine.host import briefly_spinning
-from saccade.engine.stop import BEGIN, SUPERVISED_VARIABLE
+from saccade.engine.child import begin, trainer_environment
 from saccade.errors import RunError
 from saccade.journal import last_attempt
 from saccade.progress import TERMINAL_VARIABLE
@@ -163,8 +162,8 @@ def supervise(
         shipper, signals = Shipper(shipment, console.say), Signals(console.say, stop)
         console.say(f"saccade: run {run.id} in {_short(run.path)}")
         with signals.handled():
+            trainer, offset = _start(run, command, console)  # first: it has the most to read
             shipper.start()
-            trainer, offset = _start(run, command, console)
             try:
                 _await_tracking(run, shipper, signals, fresh=not resume)
                 where = _link(shipment) or f"{redact(uri)}, experiment '{state.experiment}'"
@@ -257,9 +256,7 @@ def _train(
         return -signals.first, ""
     tail, sampler = LogTail(run.log, offset, console), _sampler(run, trainer.pid, console)
     tail.start()
-    assert trainer.stdin is not None
-    with suppress(BrokenPipeError):  # It has died of something before.
-        trainer.stdin.write(BEGIN * run.record().get("processes", 1))
+    begin(trainer, run.record().get("processes", 1))
     try:
         code = signals.wait(trainer)
     finally:
@@ -302,12 +299,8 @@ def _sampler(run: RunDir, pid: int, console: Console) -> SystemSampler | None:
 
 
 def _trainer_environment(console: Console) -> dict[str, str]:
-    # The trainer has no business with the tracking server, nor with its password.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    environment |= {SUPERVISED_VARIABLE: "1", "PYTHONUNBUFFERED": "1"}
-    if console.columns:
-        environment |= {TERMINAL_VARIABLE: "1", "COLUMNS": str(console.columns)}
-    return briefly_spinning(environment)
+    shown = {TERMINAL_VARIABLE: "1", "COLUMNS": str(console.columns)} if console.columns else {}
+    return trainer_environment() | shown
 
 
 def _package(packager: ModelPackager, console: Console, signals: Signals) -> None:

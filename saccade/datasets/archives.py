@@ -24,6 +24,7 @@ from pathlib import Path
 
 import rarfile
 
+from saccade.datasets.splits import shown
 from saccade.errors import DataError
 
 __all__ = ["Archive", "InputFile", "MemberError", "archive_name", "check_space", "is_archive", "open_archive"]
@@ -179,7 +180,7 @@ class Archive:
         self._check_size()
         names: set[str] = set()
         for info in self._archive.infolist():
-            place = f"{self.path}: {_shown(info.filename)}"
+            place = f"{self.path}: {shown(info.filename)}"
             if info.filename in names:
                 raise DataError(f"{place} is in the archive twice; do not trust it, get it from its official site")
             names.add(info.filename)
@@ -243,7 +244,3 @@ def check_space(folder: Path, size: int, what: str) -> None:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _shown(name: str) -> str:
-    return repr(name if len(name) <= 200 else f"{name[:150]}...{name[-40:]}")

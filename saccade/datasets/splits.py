@@ -23,6 +23,7 @@ __all__ = [
     "name_fault",
     "names_on_disk",
     "read_split",
+    "shown",
     "split_files",
     "split_numbers",
     "video_name",
@@ -142,17 +143,17 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     for number, line in _lines(path):
         words = line.split(None, 1)
         if len(words) != 2 or not re.fullmatch("[0-9]{1,9}", words[0]):
-            raise DataError(f"{path}:{number}: {_shown(line)} is not '<id> <Class>'")
+            raise DataError(f"{path}:{number}: {shown(line)} is not '<id> <Class>'")
         fault = name_fault(words[1])
         if fault:
-            raise DataError(f"{path}:{number}: the class {_shown(words[1])} {fault}")
+            raise DataError(f"{path}:{number}: the class {shown(words[1])} {fault}")
         if int(words[0]) in ids:
             raise DataError(
                 f"{path}:{number}: id {words[0]} was given before in line {ids[int(words[0])]}; correct one"
             )
         if words[1] in names:
             raise DataError(
-                f"{path}:{number}: class {_shown(words[1])} was named before in line {names[words[1]]}; remove one"
+                f"{path}:{number}: class {shown(words[1])} was named before in line {names[words[1]]}; remove one"
             )
         ids[int(words[0])], names[words[1]] = number, number
     if sorted(ids) != list(range(1, len(ids) + 1)):
@@ -190,11 +191,11 @@ def checked_name(file_name: str, place: str) -> str:
     name = video_name(file_name)
     fault = name_fault(name)
     if fault:
-        raise DataError(f"{place}: {_shown(file_name)} is not the name of a video file: it {fault}")
+        raise DataError(f"{place}: {shown(file_name)} is not the name of a video file: it {fault}")
     return name
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A piece of a list for the middle of a message."""
     return repr(text if len(text) <= 200 else f"{text[:150]}...{text[-40:]}")
 
@@ -206,13 +207,13 @@ def _ucf_entry(line: str, path: Path, number: int, finder: _ClassFinder) -> Entr
     file_name, given = (words[0], words[1]) if len(words) == 2 and words[1].isdecimal() else (line, "")
     class_name, slash, file_name = file_name.partition("/")
     if not slash or not class_name:
-        raise DataError(f"{place}: {_shown(line)} is not '<Class>/<video>.avi' with or without an id")
+        raise DataError(f"{place}: {shown(line)} is not '<Class>/<video>.avi' with or without an id")
     label = finder.find(class_name)
     if label is None:
-        raise DataError(f"{place}: class {_shown(class_name)} is not in {path.with_name(_CLASSES)}; add it there")
+        raise DataError(f"{place}: class {shown(class_name)} is not in {path.with_name(_CLASSES)}; add it there")
     if given and given.lstrip("0") != str(label + 1):
         raise DataError(
-            f"{place}: id {_shown(given)[1:-1]} is given, but {path.with_name(_CLASSES)} has {_shown(class_name)} as "
+            f"{place}: id {shown(given)[1:-1]} is given, but {path.with_name(_CLASSES)} has {shown(class_name)} as "
             f"{label + 1}; correct one of them"
         )
     return Entry(checked_name(file_name, place), finder.classes[label], label, path, number)
@@ -269,7 +270,7 @@ def _read_hmdb(folder: Path, every: dict[int, dict[str, Path]], number: int) -> 
         for at, line in _lines(path):
             words = line.rsplit(None, 1)
             if len(words) != 2 or words[1] not in _HMDB_PARTS:
-                raise DataError(f"{path}:{at}: {_shown(line)} is not '<video>.avi <0, 1 or 2>'")
+                raise DataError(f"{path}:{at}: {shown(line)} is not '<video>.avi <0, 1 or 2>'")
             entry = Entry(checked_name(words[0], f"{path}:{at}"), class_name, label, path, at)
             parts[_HMDB_PARTS[words[1]]].append(entry)
     return Split(classes, tuple(parts["train"]), tuple(parts["test"]), tuple(parts["unused"]))

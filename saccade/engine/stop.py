@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
-__all__ = ["BEGIN", "SUPERVISED_VARIABLE", "StopRequest", "Stopped"]
+__all__ = ["BEGIN", "STOPPED", "SUPERVISED_VARIABLE", "StopRequest", "Stopped"]
 
 SUPERVISED_VARIABLE = "SACCADE_SUPERVISED"
 """Environment variable: "1" when standard input is a pipe that a supervisor holds open for as long as it lives."""
 BEGIN = b"\n"
 """What the supervisor writes into that pipe, once for each process that reads it, when training may begin."""
+
+STOPPED = 143
+"""Exit code of a trainer that was asked to stop."""
 
 T = TypeVar("T")
 

@@ -21,10 +21,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.run import parse_args, run
 
 from saccade.engine.ranks import PEER_GONE
+from saccade.engine.stop import STOPPED
 
 __all__ = ["end", "ending", "main", "options"]
 
-_STOPPED = 143
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PROGRAM = ("-m", "saccade.runner")
 
@@ -50,7 +50,7 @@ def _pass_on(number: int, frame: FrameType | None) -> None:
         with suppress(ProcessLookupError):
             os.kill(int(process), signal.SIGTERM)
     if not processes:
-        sys.exit(_STOPPED)
+        sys.exit(STOPPED)
 
 
 def ending(failures: Mapping[int, ProcessFailure]) -> int:

@@ -4,7 +4,6 @@ The repeat is a run of its own in another folder, tracked nowhere: it is a quest
 """
 
 import math
-import os
 import shutil
 import signal
 import struct
@@ -16,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saccade.engine.host import briefly_spinning
-from saccade.engine.stop import BEGIN, SUPERVISED_VARIABLE
+from saccade.engine.child import begin, trainer_environment
+from saccade.engine.stop import STOPPED
 from saccade.errors import RunError, WeightsError
 from saccade.figures.curves import Series
 from saccade.initial_weights import adopt
@@ -30,7 +29,6 @@ from saccade.runs.tables import table_text
 __all__ = ["MetricDifference", "TensorDifference", "metric_differences", "tensor_differences", "verify"]
 
 _MOST_ROWS = 12
-_STOPPED = 143
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ def verify(repeat: Repeat, into: Path, *, keep: bool, say: Callable[[str], None]
         adopt(repeat.weights, repeat.spec.encoder.weights, fresh)
     say(f"repeating run {record.id} in {fresh.path}, tracked nowhere")
     code = _train(fresh)
-    if code in (_STOPPED, -signal.SIGINT):
+    if code in (STOPPED, -signal.SIGINT):
         shutil.rmtree(fresh.path)
         say("stopped: nothing was compared")
         return 130
@@ -170,15 +168,12 @@ def verify(repeat: Repeat, into: Path, *, keep: bool, say: Callable[[str], None]
 
 
 def _train(run: RunDir) -> int:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    environment = briefly_spinning({**environment, SUPERVISED_VARIABLE: "1", "PYTHONUNBUFFERED": "1"})
     # Its input ends with this process, which it notices; Ctrl-C reaches both.
     command = [sys.executable, "-m", "saccade.runner", str(run.path)]
-    trainer = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=2, env=environment)
+    trainer = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=2, env=trainer_environment())
     assert trainer.stdin is not None
     with trainer.stdin:
-        with suppress(BrokenPipeError):
-            trainer.stdin.write(BEGIN)
+        begin(trainer)
         while True:
             try:
                 return trainer.wait()

@@ -5,14 +5,15 @@ import signal
 import time
 from pathlib import Path
 
+from saccade.engine.stop import STOPPED
 from saccade.journal import last_time_ms
 from saccade.provenance import hide_secrets
 from saccade.tracking.shipping_state import Outcome
 
-__all__ = ["MISTAKE", "STOPPED", "exit_code", "last_lines", "outcome", "time_of_end"]
+__all__ = ["MISTAKE", "exit_code", "last_lines", "outcome", "time_of_end"]
 
-STOPPED, MISTAKE = 143, 2
-"""Exit codes of a trainer that was asked to stop, and of one that a user's mistake has stopped."""
+MISTAKE = 2
+"""Exit code of a trainer that a user's mistake has stopped."""
 _TAIL_BYTES, _TAIL_LINES, _TAIL_CHARS = 65536, 40, 4000
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
