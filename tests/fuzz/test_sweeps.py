@@ -20,33 +20,21 @@ from saccade.sweep.space import Space
 from saccade.sweep.spec import Dimension, Sweep
 from saccade.sweep.storage import open_study
 
+from ..sweep.specs import EXPERIMENT, SEARCH
 from .mutations import Mutation, Refusal, fuzzed, mutate, mutations, read, refused
 from .test_specs import meaning, same
 
-EXPERIMENT = """\
-name: toy
-data: {dataset: toy, validation: ['*_g01_*']}
-prototypes: {num_clusters: [8], warmup_epoch: 10}
-pretrain: {epochs: 20, schedule: cosine, learning_rate: 0.03}
-evaluation: {retrieval: {enabled: false, validate_every_epochs: 2}}
-"""
-SWEEP = b"""\
+SWEEP = f"""\
 name: try
 experiment: toy.yaml
 set:
   saccade.focus_num: 2
-objective: {metric: val/retrieval_top1, direction: maximize}
-search:
-  pretrain.optimizer: [sgd, adam]
-  pretrain.learning_rate: {min: 1e-3, max: 0.3, log: true}
-  pretrain.momentum: {min: 0.5, max: 0.99, when: {pretrain.optimizer: sgd}}
-  saccade.margin_h: {min: 0, max: 24, step: 4}
-  prototypes.num_clusters: [[8], [16, 24], []]
-pruner: {name: asha, min_epochs: 4}
-budget: {trials: 10, hours: 2.5}
+objective: {{metric: val/retrieval_top1, direction: maximize}}
+{SEARCH}pruner: {{name: asha, min_epochs: 4}}
+budget: {{trials: 10, hours: 2.5}}
 seeds: 2
-lease: {renew_sec: 10, grace_sec: 60}
-"""
+lease: {{renew_sec: 10, grace_sec: 60}}
+""".encode()
 TOKENS = (
     *(
         b"  pretrain.epochs: [10, 20]\n",
