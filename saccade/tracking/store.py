@@ -335,8 +335,14 @@ class Store:
             )
             for use in datasets
         ]
-        with translated():
-            self.client.log_inputs(mlflow_run_id, inputs)
+        try:
+            with translated():
+                self.client.log_inputs(mlflow_run_id, inputs)
+        except RefusedError:
+            # MLflow looks and then writes: a run of the same experiment that named them in between makes it a bad
+            # request. Asked again, it finds them there.
+            with translated():
+                self.client.log_inputs(mlflow_run_id, inputs)
 
     def upload(self, mlflow_run_id: str, file: Path, path: str) -> None:
         """Send a file to `path` among the run's artifacts."""
