@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,6 +84,8 @@ class Door:
         self.status: int | None = None
         """What every request gets instead of an answer of the server, for paths that contain `refuse`."""
         self.refuse = ""
+        self.change: Callable[[str, bytes], bytes] = lambda _, answer: answer
+        """What becomes of the server's answers: (method and path, answer) to answer."""
         self.requests: list[str] = []
         self._target, self._server = target, None
 
@@ -103,7 +105,8 @@ class Door:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def pass_on(self) -> None:
-                door.requests.append(f"{self.command} {self.path}")
+                asked = f"{self.command} {self.path}"
+                door.requests.append(asked)
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if self.headers.get("Transfer-Encoding") == "chunked":  # How `requests` sends an empty file
                     assert self.rfile.readline() + self.rfile.readline() == b"0\r\n\r\n"
@@ -115,7 +118,8 @@ class Door:
                 request = urllib.request.Request(door._target + self.path, body or None, headers, method=self.command)
                 try:
                     with urllib.request.urlopen(request, timeout=20) as answer:
-                        self.reply(answer.status, answer.read(), answer.headers.get("Content-Type", ""))
+                        said = door.change(asked, answer.read())
+                        self.reply(answer.status, said, answer.headers.get("Content-Type", ""))
                 except urllib.error.HTTPError as error:
                     with error:
                         self.reply(error.code, error.read(), error.headers.get("Content-Type", ""))

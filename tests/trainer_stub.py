@@ -46,6 +46,7 @@ class Trainer:
             name.with_suffix(".tmp").replace(name)
             if self.step % 60 == 0:
                 kept = f"checkpoints/epoch_{self.step:04d}.pt"
+                (self.folder / kept).unlink(missing_ok=True)  # of an attempt before
                 os.link(name, self.folder / kept)
                 self.journal.artifact(kept)
             if self.step % 20 == 0:

@@ -17,13 +17,15 @@ from saccade.tracking.store import RUN_ID_TAG, DeniedError, GoneError, Store, Tr
 from saccade.tracking.study import STUDY_RUN
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import FileInfo, Run
 
 __all__ = ["NotARunError", "Reader", "TrackedRun", "open_reader"]
 
 OLDEST_SERVER = (3, 0)
 """Runs are tracked with logged models, which servers have since then."""
 _PAGE = 200
+_NO_NAMES, _DEEPEST = {"", ".", ".."}, 16
+"""Of files and folders among artifacts, and how many may be one in the other."""
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -258,20 +260,31 @@ class Reader:
         """Paths of all artifacts that are files, below a folder.
 
         Raises:
-            RunError: The server does not answer.
+            RunError: The server does not answer, or lists what lies outside the run or without end.
         """
-        with self._told():
-            items = self._client.list_artifacts(run.mlflow_id, folder or None)
+        items = self._list(run, folder)
         return [path for item in items for path in (self.all_files(run, item.path) if item.is_dir else [item.path])]
 
     def files(self, run: TrackedRun, folder: str = "") -> list[str]:
         """Paths of the artifacts right in a folder, or of the folder and what is in it if it is a file.
 
         Raises:
-            RunError: The server does not answer.
+            RunError: The server does not answer, or lists what lies outside the run.
         """
+        return sorted(item.path for item in self._list(run, folder))
+
+    def _list(self, run: TrackedRun, folder: str) -> "list[FileInfo]":
         with self._told():
-            return sorted(item.path for item in self._client.list_artifacts(run.mlflow_id, folder or None))
+            items = list(self._client.list_artifacts(run.mlflow_id, folder or None))
+        for item in items:
+            names = item.path.split("/")
+            # MLflow's own client looks for some of it, in some of its stores.
+            if not _NO_NAMES.isdisjoint(names) or "\\" in item.path or "\0" in item.path or len(names) > _DEEPEST:
+                raise RunError(
+                    f"{self.uri}: lists {line(ascii(item.path))} among the artifacts of run "
+                    f"{run.run_id or run.mlflow_id}, which no run has; nothing was fetched, ask who keeps that server"
+                )
+        return items
 
     def download(self, run: TrackedRun, path: str, target: Path) -> Path:
         """Fetch an artifact, a file or a folder, to `target / path`.
