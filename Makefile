@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN := PYTHONUNBUFFERED=1 $(BIN)
+# Bytecode is kept, whatever an image says (PYTHONDONTWRITEBYTECODE): every process would compile what it imports anew.
+RUN := PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE= $(BIN)
 # The method, what is drawn at random, and what a resumed run goes on from: no line or branch of it without a test.
 WHOLE := */losses.py,*/pretrain.py,*/learner.py,*/rng.py,*/schedules.py,*/transforms.py,*/gaze/fixations.py,*/gaze/masks.py
 WHOLE := $(WHOLE),*/gaze/scanpath.py,*/datasets/clips.py,*/checkpoint.py,*/journal.py,*/tracking/shipment.py

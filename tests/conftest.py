@@ -1,8 +1,10 @@
 """What several tests share."""
 
+import gc
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from .full_disk import small_disk  # noqa: F401
 from .mlflow_server import door, server, ui  # noqa: F401 - here, for all folders to share one server
+from .together import Together, together  # noqa: F401
 
 # What a shell starts in the background ignores Ctrl-C, and so would all processes that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -27,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring the long ones to the front."""
     tests = REPOSITORY / "tests"
     items.sort(key=lambda item: not item.path.relative_to(tests).as_posix().startswith(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that imports have made out of garbage collections, which would go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -131,14 +140,19 @@ def make_toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(together: Together) -> Path:  # noqa: F811
     """An SQLite file with MLflow's tables, which take seconds to make: for a test to copy."""
-    from saccade.tracking.address import local_uri
-    from saccade.tracking.store import Store
 
-    folder = tmp_path_factory.mktemp("store")
-    Store(local_uri(folder), folder)
-    return folder / "mlflow.db"
+    def make(folder: Path) -> None:
+        import sqlalchemy
+
+        from saccade.tracking.address import local_uri
+        from saccade.tracking.store import Store
+
+        with warnings.catch_warnings(action="ignore", category=sqlalchemy.exc.SADeprecationWarning):  # MLflow's own
+            Store(local_uri(folder), folder)
+
+    return together.once("store", make) / "mlflow.db"
 
 
 @pytest.fixture

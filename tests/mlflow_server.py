@@ -1,7 +1,9 @@
 """A real MLflow server, and a door in front of it that can be shut, jammed or made slow."""
 
 import http.server
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +18,8 @@ from typing import NamedTuple
 
 import pytest
 
+from .together import Together
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -26,7 +30,8 @@ def free_port() -> int:
 SERVE = """
 import sys
 from saccade.tracking.ui import serve_ui
-sys.exit(serve_ui(sys.argv[1], port=int(sys.argv[2]), say=lambda text: print(text, flush=True)))
+said = open(sys.argv[3], "w")
+print(serve_ui(sys.argv[1], port=int(sys.argv[2]), say=lambda text: print(text, file=said, flush=True)), file=said)
 """
 
 
@@ -37,32 +42,69 @@ class Ui(NamedTuple):
     root: Path
     line: str
     """What it said."""
+    process: int
+    """Its id."""
+
+
+class _SharedUi:
+    """Files by which processes find the server that one of them has started: its start takes ten seconds of a core."""
+
+    def __init__(self, folder: Path, empty_store: Path) -> None:
+        self._root, self._said, self._known = folder / "runs", folder / "said", folder / "known.json"
+        self._empty_store = empty_store
+
+    def begin(self) -> None:
+        shutil.rmtree(self._root.parent, ignore_errors=True)  # of one that had been ended when somebody else came
+        self._root.mkdir(parents=True)
+        shutil.copyfile(self._empty_store, self._root / "mlflow.db")
+        port = free_port()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(self._root), str(port), str(self._said)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        process.returncode = 0  # It may outlive this process, whose business it is no more.
+        assert self._await_lines(1) is not None, "the server does not start"
+        self._known.write_text(json.dumps({"pid": process.pid, "port": port}))
+
+    def _await_lines(self, count: int) -> list[str] | None:
+        """What the server has said, once that is so many lines."""
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            said = self._said.read_text() if self._said.exists() else ""
+            if said.count("\n") >= count:
+                return said.splitlines(keepends=True)
+            time.sleep(0.1)
+        return None
+
+    def look(self) -> Ui:
+        said = self._await_lines(1)
+        assert said is not None
+        known = json.loads(self._known.read_text())
+        return Ui(f"http://127.0.0.1:{known['port']}", self._root, said[0], known["pid"])
+
+    def end(self) -> None:
+        """By Ctrl-C, and nothing of it may be left."""
+        known = json.loads(self._known.read_text())
+        os.kill(known["pid"], signal.SIGINT)
+        said = self._await_lines(2)
+        if said is None:
+            os.kill(known["pid"], signal.SIGTERM)  # Not kill: it ends its server.
+        assert said is not None
+        assert said[1] == "0\n"  # its exit code
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", known["port"])) != 0
 
 
 @pytest.fixture(scope="session")
-def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+def ui(together: Together, empty_store: Path) -> Iterator[Ui]:
     """A running `saccade ui`, which is the server of all tests; that Ctrl-C ends it is seen at their end."""
-    root, port = tmp_path_factory.mktemp("server") / "runs", free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(root), str(port)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        with process.stdout as said:
-            yield Ui(f"http://127.0.0.1:{port}", root, said.readline())
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", port)) != 0
-    finally:
-        process.terminate()  # Not kill: it ends its server.
-        process.wait(timeout=30)
+    shared = _SharedUi(together.folder / "server", empty_store)
+    with together.while_used("server", shared.begin, shared.end):
+        yield shared.look()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -46,8 +47,13 @@ def _modules() -> dict[str, Path]:
 
 
 MODULES = _modules()
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The package's modules, read only by who runs these tests: all processes of the suite import this file."""
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
@@ -62,12 +68,14 @@ def _imported(tree: ast.AST) -> Iterator[str]:
                 yield full if full in MODULES else str(node.module)
 
 
-EDGES = [
-    (name, other)
-    for name, tree in TREES.items()
-    for other in _imported(tree)
-    if other.split(".")[0] == "saccade" and (name, other) not in LAZY_BY_DESIGN
-]
+def edges() -> list[tuple[str, str]]:
+    """Each module with each of ours that it imports."""
+    return [
+        (name, other)
+        for name, tree in trees().items()
+        for other in _imported(tree)
+        if other.split(".")[0] == "saccade" and (name, other) not in LAZY_BY_DESIGN
+    ]
 
 
 def _part(module: str) -> str:
@@ -83,7 +91,7 @@ def test_every_module_stands_in_the_table() -> None:
 def test_imports_point_downward() -> None:
     upward = [
         f"{name} imports {other}"
-        for name, other in EDGES
+        for name, other in edges()
         if other != "saccade" and (name == "saccade" or LAYER_OF[_part(other)] > LAYER_OF[_part(name)])
     ]
     assert upward == []
@@ -91,20 +99,20 @@ def test_imports_point_downward() -> None:
 
 def test_imports_have_no_circle() -> None:
     graph: dict[str, set[str]] = {name: set() for name in MODULES}
-    for name, other in EDGES:
+    for name, other in edges():
         graph[name].add(other)
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_the_lazy_exceptions_are_lazy() -> None:
     for name, other in LAZY_BY_DESIGN:
-        assert other in set(_imported(TREES[name]))
-        at_import_time = [node for node in TREES[name].body if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert other in set(_imported(trees()[name]))
+        at_import_time = [node for node in trees()[name].body if isinstance(node, ast.Import | ast.ImportFrom)]
         assert other not in {found for node in at_import_time for found in _imported(node)}
 
 
 def test_only_tracking_imports_mlflow() -> None:
-    importers = {name for name, tree in TREES.items() if any(i.split(".")[0] == "mlflow" for i in _imported(tree))}
+    importers = {name for name, tree in trees().items() if any(i.split(".")[0] == "mlflow" for i in _imported(tree))}
     assert {name.rpartition(".")[0] for name in importers} == {"saccade.tracking"}
 
 
@@ -251,13 +259,13 @@ def _read_anywhere(
 def test_every_setting_is_read_outside_the_spec() -> None:
     settings = set(_settings(Spec))
     assert len(settings) > 60
-    assert settings - _read_anywhere(settings, TREES, list(_sections(Spec))) == set()
+    assert settings - _read_anywhere(settings, trees(), list(_sections(Spec))) == set()
 
 
 def test_every_setting_of_a_sweep_is_read_outside_its_spec() -> None:
     settings = set(_settings(SweepFile))
     assert len(settings) > 15
-    sources = {name: tree for name, tree in TREES.items() if name != "saccade.sweep.spec"}
+    sources = {name: tree for name, tree in trees().items() if name != "saccade.sweep.spec"}
     assert settings - _read_anywhere(settings, sources, list(_sections(SweepFile)), root="file") == set()
 
 

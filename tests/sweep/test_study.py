@@ -103,8 +103,9 @@ def test_a_crash_costs_only_its_trial_and_every_state_is_true(
 
 
 def test_ctrl_c_stops_in_good_order_and_the_same_command_goes_on(
-    write_sweep: Callable[..., Path], tracked_folder: Path
+    write_sweep: Callable[..., Path], tracked_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("saccade.sweep.publish.draw_study", lambda *_: [])  # takes longer than the study
     sweep = write_sweep(3)
     pause = {"pause": 1}  # long enough for a busy machine to be interrupted in time
     first = driver(sweep, options=pause, devices=["3", "5"])

@@ -191,8 +191,7 @@ def test_its_memory(ui: Ui) -> None:
     )
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200
-    port = ui.address.rpartition(":")[2]
-    (parent,) = [child for child in psutil.Process().children() if child.cmdline()[-1] == port]
+    parent = psutil.Process(ui.process)
     processes = [parent, *parent.children(recursive=True)]
     assert len(processes) == 3  # saccade, MLflow's command, and its worker
     assert sum(process.memory_full_info().pss for process in processes) < 500e6
