@@ -228,6 +228,7 @@ class Shipment:
         if self.attempt is not None or state.outcome is None or state.status_final:
             return False
         self._refuse(store.log(state.mlflow_run_id, [], state.outcome.tags))
+        state.save()  # Not for a run that was let go, and may go on, while the server took its time.
         store.set_status(state.mlflow_run_id, state.outcome.status, state.outcome.end_ms)
         state.status_final = True
         state.save()

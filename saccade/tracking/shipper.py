@@ -7,7 +7,7 @@ from collections.abc import Callable
 from saccade.errors import RunError
 from saccade.provenance import redact
 from saccade.tracking.shipment import Shipment
-from saccade.tracking.shipping_state import Outcome
+from saccade.tracking.shipping_state import LetGoError, Outcome
 from saccade.tracking.store import DeniedError, OutageError, TrackingError, line
 
 __all__ = ["PATIENCE_SEC", "Shipper"]
@@ -90,7 +90,11 @@ class Shipper(threading.Thread):
         return self._shipment.state.complete
 
     def leave(self) -> None:
-        """Send nothing more; a request that is under way is not waited for, and what comes of it not written down."""
+        """Send nothing more; a request that is under way is not waited for, and what comes of it not written down.
+
+        Whoever has the run next sends what was asked to be sent before this: MLflow has it once all the same. What was
+        only about to be asked is not.
+        """
         self._shipment.state.close()
         self._left.set()
         self._wake.set()
@@ -107,6 +111,8 @@ class Shipper(threading.Thread):
         while not self._left.is_set() and not self._shipment.state.complete:
             try:
                 moved = self._shipment.step()
+            except LetGoError:
+                break
             except (OutageError, OSError) as error:
                 self._note(error if isinstance(error, OutageError) else _DiskError(line(str(error))))
                 if not self._insist:

@@ -11,7 +11,11 @@ from saccade.errors import RunError
 from saccade.run_dir import SHIPPING_FILE
 from saccade.strict_json import parse_object
 
-__all__ = ["Outcome", "ShippingState", "attempted_offset"]
+__all__ = ["LetGoError", "Outcome", "ShippingState", "attempted_offset"]
+
+
+class LetGoError(Exception):
+    """The run is no longer ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +97,20 @@ class ShippingState:
         self._closed = False
 
     def close(self) -> None:
-        """Write nothing from now on: the run is no longer ours, though a request may still be under way."""
+        """The run is no longer ours, though a request may still be under way: nothing more is written."""
         with self._lock:
             self._closed = True
 
     def save(self) -> None:
-        """Write shipping.json; from any thread."""
+        """Write shipping.json; from any thread.
+
+        Raises:
+            LetGoError: After `close`. What this was to be written down for must not be sent: another process may be at
+                work on the run, and send the same.
+        """
         with self._lock:
             if self._closed:
-                return
+                raise LetGoError
             content = asdict(self)
             del content["folder"]
             atomic.write_text(self.folder / SHIPPING_FILE, json.dumps(content, indent=1) + "\n")

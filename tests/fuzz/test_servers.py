@@ -57,7 +57,7 @@ class Far(SimpleNamespace):
 @pytest.fixture(scope="module")
 def far(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     root = tmp_path_factory.mktemp("far")
-    run = create_run(root, Spec(name="far"), [])
+    run = create_run(root, Spec(name="liar"), [])
     save_checkpoint(run.path / "checkpoints" / "last.pt", {"mark": 0})
     with Journal.open(run.journal, mark=None, attempted=0) as journal:
         for step in range(3):

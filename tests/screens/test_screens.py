@@ -39,6 +39,16 @@ def wait_for_picture(page: "Page", image: "Locator") -> tuple[int, int]:
     return int(width), int(height)
 
 
+def click_until_there(file: "Locator", shown: "Locator") -> None:
+    """On a busy machine a click can come while MLflow draws its tree anew, and is lost."""
+    for second in range(60):
+        if shown.is_visible():
+            return
+        if second % 10 == 9:
+            file.click()
+        shown.page.wait_for_timeout(1000)
+
+
 def test_the_table_of_runs(page: "Page", tracked: Tracked, shoot: Shoot) -> None:
     page.goto(view_link(tracked.server, tracked.experiment_id, RUNS))
     page.get_by_role("button", name=RUNS.name).wait_for()
@@ -113,6 +123,7 @@ def test_artifacts_are_pictures_where_they_are_pictures(page: "Page", tracked: T
             page.get_by_text(name, exact=True).first.click()
         (path,) = folder.rglob(f"{epoch if 'clusters' in way else 'figures'}/{way[-1]}")
         shown = page.locator(f"img[alt='{path.relative_to(folder).as_posix()}']")
+        click_until_there(page.get_by_text(way[-1], exact=True).first, shown)
         with Image.open(path) as image:
             assert wait_for_picture(page, shown) == image.size
         shoot(f"artifact_{path.stem}")

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from saccade.journal import Journal
 from saccade.run_dir import RunDir, create_run
 from saccade.spec import Spec
 from saccade.tracking.shipment import Shipment, _hide_secrets_in
-from saccade.tracking.shipping_state import ShippingState
+from saccade.tracking.shipper import Shipper
+from saccade.tracking.shipping_state import LetGoError, Outcome, ShippingState, attempted_offset
 from saccade.tracking.store import PARENT_TAG
 
 URI = "http://mlflow.lab:5000"
@@ -60,6 +62,42 @@ def test_a_run_is_described_once_it_has_a_summary(run: RunDir, shipment: Shipmen
     ((run_id, points, tags),) = logged
     assert (run_id, points) == ("5e", [])
     assert tags["mlflow.note.content"].startswith("# Toy")
+
+
+def test_who_has_let_a_run_go_sends_nothing_that_is_not_written_down(
+    run: RunDir, shipment: Shipment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process would send the same steps with other times, or take the run up again."""
+    asked: list[str] = []
+
+    class Recorder:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: asked.append(name) or {}
+
+    with Journal.open(run.journal, mark=None, attempted=0) as journal:
+        journal.metrics({"pretrain/loss": 1.0}, 1)
+    with monkeypatch.context() as patch:
+        # It is let go while the disk takes its time, before anything is sent.
+        patch.setattr("saccade.atomic.sync", lambda _: shipment.state.close())
+        shipment._store = Recorder()  # type: ignore[assignment]
+        shipper = Shipper(shipment, print)
+        shipper.start()
+        shipper.join(20)
+    assert not shipper.is_alive()
+    assert (asked, attempted_offset(run.path)) == ([], 0)
+
+
+def test_a_run_that_was_let_go_is_not_ended(run: RunDir, shipment: Shipment) -> None:
+    shipment.state.outcome = Outcome(status="FAILED", end_ms=5, tags={})
+
+    class Slow:
+        def log(self, *_: Any) -> dict[str, str]:
+            shipment.state.close()
+            return {}
+
+    with pytest.raises(LetGoError):
+        shipment._send_status(Slow())  # type: ignore[arg-type]  # has no set_status
+    assert not shipment.state.status_final
 
 
 def test_a_log_is_sent_without_its_secrets_and_else_as_it_is(tmp_path: Path) -> None:

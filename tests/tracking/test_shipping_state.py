@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saccade.errors import RunError
-from saccade.tracking.shipping_state import Outcome, ShippingState, attempted_offset
+from saccade.tracking.shipping_state import LetGoError, Outcome, ShippingState, attempted_offset
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -33,7 +33,8 @@ def test_nothing_is_written_after_the_run_was_let_go(tmp_path: Path) -> None:
     state.save()
     state.close()
     state.attempted = 2
-    state.save()
+    with pytest.raises(LetGoError):
+        state.save()
     assert attempted_offset(tmp_path) == 1
 
 
