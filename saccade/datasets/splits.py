@@ -38,6 +38,8 @@ _HMDB = re.compile(r"(.+)_test_split([0-9]+)\.txt")
 _HMDB_PARTS = {"0": "unused", "1": "train", "2": "test"}
 _MAX_BYTES = 1 << 24
 """No official list has a tenth of it."""
+_NO_LETTER = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Unicode's categories Cc and Cs."""
 _MAX_NAME_BYTES = 240
 """File systems take 255, and what is made of a video gets an ending on top, such as `.txt.partial`."""
 
@@ -94,7 +96,7 @@ def name_fault(name: str) -> str:
     """Why a name cannot be one of a video or class, which becomes that of a folder and a line of a list; else empty."""
     if "/" in name or name in {"", ".", ".."}:
         return "is not a name"
-    if name != name.strip(" \xa0") or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+    if name != name.strip(" \xa0") or _NO_LETTER.search(name):
         return "has a space at an end, a control character or bytes that are not UTF-8"
     length = len(name.encode())
     return f"is longer than {_MAX_NAME_BYTES} bytes ({length})" if length > _MAX_NAME_BYTES else ""

@@ -1,9 +1,10 @@
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
 
-from saccade.datasets.splits import read_split, split_numbers, video_name
+from saccade.datasets.splits import name_fault, read_split, split_numbers, video_name
 from saccade.errors import DataError
 
 
@@ -207,3 +208,8 @@ def test_the_official_hmdb51_lists() -> None:
         assert (len(split.classes), len(split.train), len(split.test)) == (51, 3570, 1530)
         assert (split.classes[0], split.classes[50]) == ("brush_hair", "wave")
         assert len(split.train) + len(split.test) + len(split.unused) == 6766
+
+
+def test_letters_that_no_name_has() -> None:
+    refused = {number for number in range(1, 0xFFFF) if "control" in name_fault(f"a{chr(number)}b")}
+    assert refused == {number for number in range(1, 0xFFFF) if unicodedata.category(chr(number)) in ("Cc", "Cs")}
