@@ -74,7 +74,12 @@ class Lease(Section):
 class SweepFile(Section):
     """A study over one experiment."""
 
-    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(
+        min_length=1,
+        max_length=100,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        examples=["rates", "margin_h-2026.11"],
+    )
     """What the study is called; the same name in the same storage is the same study."""
     experiment: str = Field(min_length=1)
     """The spec that it starts from, its path seen from this file's folder."""

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from saccade.errors import SpecError
+from saccade.spec_wording import schemas_of
 from saccade.sweep.checks import objective_metrics
 from saccade.sweep.reader import read_sweep
 from saccade.sweep.space import Space
+from saccade.sweep.spec import SweepFile
 
 from .specs import EXPERIMENT, SEARCH
 
@@ -96,6 +99,8 @@ def test_the_spec_of_a_trial(write: Callable[..., Path]) -> None:
         ("budget:", "budgets:", "13: budgets: unknown key, did you mean budget?"),
         ("toy.yaml", "toys.yaml", "2: experiment: "),
         ("name: try", "name: a b", "1: name: must be of at most 100 letters, digits, '_', '.' and '-'; got 'a b'"),
+        ("name: try", "name:", "1: name: has no value; it must be rates, margin_h-2026.11 or the like"),
+        ("name: try", "name: 5", "1: name: must be rates, margin_h-2026.11 or the like; got 5; for a text put it in"),
         ("name: try\n", "", "try.yaml: name: is missing; add a line 'name: ...'"),
         ("saccade.focus_num: 2", "saccade.focus_nm: 2", "4: set: saccade.focus_nm: unknown key, did you mean"),
         ("saccade.focus_num: 2", "saccade.focus_num: two", "4: set: saccade.focus_num: must be a whole number"),
@@ -174,3 +179,22 @@ def test_points_to_try_obey_ranges_and_conditions(write: Callable[..., Path]) ->
         assert 0.001 <= float(str(point["pretrain.learning_rate"])) <= 0.3
         assert point["saccade.margin_h"] in range(0, 25, 4)
     assert len({str(point) for point in points}) > 32
+
+
+@pytest.mark.parametrize("path", [path for path in schemas_of(SweepFile) if path])
+def test_whatever_stands_where_a_value_belongs(path: str, write: Callable[..., Path]) -> None:
+    file = write()
+    content = yaml.safe_load(file.read_text())
+    content |= {"objective": [{"metric": "val/retrieval_top1"}], "pruner": {"name": "asha"}}
+    *above, last = path.split(".")
+    section = content
+    for key in above:
+        section = section.setdefault(key, {})
+    section[last] = "VALUE"
+    text = yaml.safe_dump(content, sort_keys=False)
+    for value in ("", "5", "-1.5", "x y", "''", "~", "true", "[1, a]", "[]", "{a: 1}", "{}", "[[]]", "[{}]"):
+        file.write_text(text.replace("VALUE", value))
+        try:
+            read_sweep(file)
+        except SpecError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - some of them are values that may stand there
