@@ -96,7 +96,7 @@ def test_an_honest_server(far: Far, tmp_path: Path) -> None:
     only_the_run(tmp_path / "there", far, there=True)
 
 
-@fuzzed(12, 800)
+@fuzzed(12, 300)
 @given(which=st.integers(0, 30), changes=mutations(TOKENS))
 def test_answers(far: Far, tmp_path: Path, which: int, changes: list[Mutation]) -> None:
     asked = 0
