@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -44,21 +45,24 @@ class Together:
         """Begin something if nobody has, and end it if nobody uses it any more, who was killed included."""
         with open(self.folder / f"{name}.users", "w") as users:
             with self.alone(name):
-                try:
-                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _nobody_else(users):
                     begin()
-                except BlockingIOError:
-                    pass
                 fcntl.flock(users, fcntl.LOCK_SH)
             try:
                 yield
             finally:
                 with self.alone(name):
-                    try:
-                        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        return
-                    end()
+                    if _nobody_else(users):
+                        end()
+
+
+def _nobody_else(users: IO[str]) -> bool:
+    """Take a lock that others share; false when one of them has it."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
