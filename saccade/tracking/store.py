@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -111,6 +112,17 @@ def translated() -> Iterator[None]:
         raise _from_status(status, str(error)) from None
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise OutageError(line(str(error))) from None
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        # MLflow's client takes some answers apart without a look: what is no MLflow server, or a broken one.
+        if not _raised_elsewhere(error):
+            raise
+        raise OutageError(line(f"an answer that MLflow's client cannot read ({error!r})")) from None
+
+
+def _raised_elsewhere(error: Exception) -> bool:
+    """Whether an exception comes from below a library, so that no mistake of ours passes for one of a server."""
+    frames = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return not str(frames[-1]).startswith("saccade.")
 
 
 def _from_mlflow(message: str, status: int) -> TrackingError:

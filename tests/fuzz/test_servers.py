@@ -154,6 +154,24 @@ def test_what_answers_is_no_mlflow(far: Far, tmp_path: Path, answer: bytes) -> N
     only_the_run(tmp_path / "there", far, there=False)
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        [{"is_dir": False}],
+        [{"path": "x"}],
+        [{"path": 5, "is_dir": False}],
+        [{"path": "x", "is_dir": False, "file_size": "many"}],
+        [7],
+        7,
+        None,
+    ],
+)
+def test_listings_that_are_none(far: Far, tmp_path: Path, files: object) -> None:
+    far.door.change = lambda asked, answer: json.dumps({"files": files}).encode() if LISTING in asked else answer
+    refused("answers of a server", lambda: far.restore(tmp_path / "there"), "cannot read", far.door.address)
+    only_the_run(tmp_path / "there", far, there=False)
+
+
 def test_code_in_a_model(far: Far, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow's own loader would run it; ours reads safetensors only, and nothing that only has their name."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", far.door.address)

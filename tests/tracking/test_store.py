@@ -1,12 +1,13 @@
-"""What MLflow does not do at once, done at once by runs that share an experiment."""
+"""What MLflow does not do at once, done at once by runs that share an experiment; and what its client raises."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
-from saccade.tracking.store import Store
+from saccade.tracking.store import OutageError, Store, line, translated
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -32,3 +33,10 @@ def test_datasets_named_by_several_runs_at_once(server: str, tmp_path: Path, tim
         list(pool.map(log, runs))
     for run in runs:
         assert [use.dataset.name for use in store.client.get_run(run).inputs.dataset_inputs] == names
+
+
+def test_a_mistake_of_ours_is_no_outage() -> None:
+    with pytest.raises(OutageError, match=r"cannot read .*JSONDecodeError"), translated():
+        json.loads("<p>")  # as MLflow's client does
+    with pytest.raises(AttributeError), translated():
+        line(5)  # type: ignore[arg-type]
