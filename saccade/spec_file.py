@@ -1,8 +1,10 @@
 """Spec files as text and as trees of marked nodes: reading them, and filling in what one takes from its `base`."""
 
 import difflib
+import functools
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from saccade.errors import SpecError
@@ -29,13 +31,25 @@ def parse_tree(text: str, source: str, order: int = 0) -> Node:
         SpecError: It is no mapping, or not YAML.
     """
     name = printable(source)
-    root = parse_yaml(text.removeprefix("\ufeff"), lambda line: f"{name}:{line}" if line else name, order)
+    root = _parsed(text.removeprefix("\ufeff"), name, order)
     if root is None:
         raise SpecError(f"{name}: the spec is empty; it needs at least a line such as 'name: my-run'")
     if not isinstance(root.value, dict):
         given = "a list" if isinstance(root.value, list) else f"'{shorten(root.text)}'"
         raise SpecError(f"{root.where}: a spec is lines of 'key: value'; got {given}")
-    return Node(root.value, "", False, name, order)
+    return Node(_own(root).value, "", False, name, order)
+
+
+@functools.lru_cache(maxsize=16)  # A sweep reads its experiment and the bases of that for each point that it tries.
+def _parsed(text: str, name: str, order: int) -> Node | None:
+    return parse_yaml(text, lambda line: f"{name}:{line}" if line else name, order)
+
+
+def _own(node: Node) -> Node:
+    """The same tree with mappings of its own, for overrides are put into them."""
+    if not isinstance(node.value, dict):
+        return node
+    return replace(node, value={key: _own(below) for key, below in node.value.items()})
 
 
 def inherit(root: Node, source: str, below: Sequence[Path] = ()) -> Node:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from saccade.errors import SpecError
+from saccade.spec import Spec
 from saccade.spec_reader import dump_spec, json_schema, parse_spec, read_spec
 
 Write = Callable[[str, str], Path]
@@ -69,6 +70,17 @@ def test_overrides_reach_what_the_base_has_set(write: Write) -> None:
     assert (spec.pretrain.epochs, spec.pretrain.decay_epochs, spec.data.split) == (8, (4, 6), 2)
     write("other.yaml", "name: y\nseed: 8\n")
     assert read_spec(path, ["base=other.yaml"]).seed == 8
+
+
+def test_a_file_is_read_as_it_is_now_without_earlier_overrides(write: Write) -> None:
+    path, base = write("own.yaml", "base: base.yaml\nname: own\npretrain: {batch_size: 2}\n"), write("base.yaml", BASE)
+    changed = read_spec(path, ["pretrain.epochs=30", "pretrain.batch_size=4", "contrast.num_negatives=64"])
+    assert (changed.pretrain.epochs, changed.pretrain.batch_size, changed.contrast.num_negatives) == (30, 4, 64)
+    plain = read_spec(path)
+    assert (plain.pretrain.epochs, plain.pretrain.batch_size) == (20, 2)
+    assert plain.contrast == Spec(name="x").contrast
+    base.write_text(BASE.replace("20", "25"))
+    assert read_spec(path).pretrain.epochs == 25
 
 
 def test_a_base_of_a_base(write: Write) -> None:
