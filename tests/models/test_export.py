@@ -73,8 +73,9 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     assert isinstance(loaded, ClipEncoder)
     assert not any(module.training for module in loaded.modules())
     assert (loaded.feature_dim, loaded.description.name) == (encoder.feature_dim, name)
+    there = loaded.encoder.state_dict()
     for key, tensor in encoder.state_dict().items():
-        assert torch.equal(loaded.encoder.state_dict()[key], tensor)
+        assert torch.equal(there[key], tensor)
     # Other memory, other kernels, other sums, which a deep network makes larger.
     torch.testing.assert_close(loaded(clips()), features(encoder, clips()), rtol=1e-3, atol=1e-3)
     assert loaded(clips()).std(0).max() > 1e-2
