@@ -27,12 +27,13 @@ from saccade.progress import TERMINAL_VARIABLE
 from saccade.provenance import redact, strip_credentials
 from saccade.run_dir import SHIPPING_FILE, BusyError, RunDir
 from saccade.tracking.address import is_server, local_uri, resolve_uri, run_link, with_credentials
+from saccade.tracking.errors import DeniedError, GoneError, RefusedError
 from saccade.tracking.model import ModelPackager
 from saccade.tracking.outcome import MISTAKE, exit_code, last_lines, outcome, time_of_end
 from saccade.tracking.shipment import Shipment
 from saccade.tracking.shipper import PATIENCE_SEC, Shipper
 from saccade.tracking.shipping_state import ShippingState
-from saccade.tracking.store import PARENT_TAG, DeniedError, GoneError, RefusedError
+from saccade.tracking.store import PARENT_TAG
 from saccade.tracking.system import SystemSampler
 from saccade.tracking.views import STANDARD_VIEWS, view_link
 

@@ -16,7 +16,8 @@ from saccade.sweep.spec import BASE, Sweep, as_override
 from saccade.sweep.standing import Standing, short_names, standing, trials_csv, value_text
 from saccade.sweep.storage import STUDY_ID, Opened
 from saccade.sweep.worker import PARENT, RUNS, WHY
-from saccade.tracking.store import Point, TrackingError
+from saccade.tracking.errors import TrackingError
+from saccade.tracking.store import Point
 from saccade.tracking.study import StudyRun, TrialRun
 from saccade.tracking.study import TrialState as Wanted
 

@@ -26,7 +26,8 @@ from saccade.errors import WeightsError
 from saccade.provenance import redact
 from saccade.run_dir import RunDir
 from saccade.tracking.address import resolve_uri, sqlite_file
-from saccade.tracking.store import CLIENT_SETTINGS, line
+from saccade.tracking.errors import line
+from saccade.tracking.store import CLIENT_SETTINGS
 from saccade.tracking.uploads import MODEL_FOLDER
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from saccade.errors import RunError
 from saccade.provenance import redact, strip_credentials
 from saccade.tracking.address import is_server, resolve_uri, run_link, sqlite_file
-from saccade.tracking.store import RUN_ID_TAG, DeniedError, GoneError, Store, TrackingError, line, translated
+from saccade.tracking.errors import DeniedError, GoneError, TrackingError, line, translated
+from saccade.tracking.store import RUN_ID_TAG, Store
 from saccade.tracking.study import STUDY_RUN
 
 if TYPE_CHECKING:

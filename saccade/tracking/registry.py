@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from saccade.tracking.store import RefusedError, translated
+from saccade.tracking.errors import RefusedError, translated
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

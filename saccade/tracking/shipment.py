@@ -15,9 +15,10 @@ from saccade import atomic
 from saccade.journal import Event, last_attempt, read_journal
 from saccade.provenance import hide_secrets
 from saccade.run_dir import RunDir
+from saccade.tracking.errors import RefusedError
 from saccade.tracking.note import note
 from saccade.tracking.shipping_state import ShippingState
-from saccade.tracking.store import PARENT_TAG, Point, RefusedError, Store
+from saccade.tracking.store import PARENT_TAG, Point, Store
 from saccade.tracking.system import SYSTEM_FILE
 from saccade.tracking.uploads import JOURNAL, MODEL_FOLDER, Uploads
 from saccade.tracking.views import write_views

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from saccade.errors import RunError
 from saccade.provenance import redact
+from saccade.tracking.errors import DeniedError, OutageError, TrackingError, line
 from saccade.tracking.shipment import Shipment
 from saccade.tracking.shipping_state import LetGoError, Outcome
-from saccade.tracking.store import DeniedError, OutageError, TrackingError, line
 
 __all__ = ["PATIENCE_SEC", "Shipper"]
 

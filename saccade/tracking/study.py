@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saccade.tracking.address import is_server, run_link
+from saccade.tracking.errors import translated
 from saccade.tracking.note import note
-from saccade.tracking.store import PARENT_TAG, RUN_ID_TAG, Point, Store, translated
+from saccade.tracking.store import PARENT_TAG, RUN_ID_TAG, Point, Store
 from saccade.tracking.views import sweep_view, write_views
 
 __all__ = ["STUDY_RUN", "STUDY_TAG", "StudyRun", "TrialRun", "TrialState"]

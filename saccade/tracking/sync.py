@@ -10,11 +10,11 @@ from saccade.journal import read_journal
 from saccade.provenance import strip_credentials
 from saccade.run_dir import BusyError, RunDir, list_runs, open_run
 from saccade.tracking.address import resolve_uri, with_credentials
+from saccade.tracking.errors import GoneError, OutageError
 from saccade.tracking.model import package_model
 from saccade.tracking.shipment import Shipment
 from saccade.tracking.shipper import PATIENCE_SEC, Shipper
 from saccade.tracking.shipping_state import Outcome, ShippingState
-from saccade.tracking.store import GoneError, OutageError
 
 __all__ = ["reconcile", "sync_run", "sync_runs"]
 

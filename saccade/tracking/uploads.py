@@ -17,9 +17,10 @@ from saccade import atomic
 from saccade.checksum import file_sha256
 from saccade.journal import read_journal
 from saccade.run_dir import BEST, EVALUATION, LAST, RunDir
+from saccade.tracking.errors import OutageError, RefusedError
 from saccade.tracking.registry import register_version
 from saccade.tracking.shipping_state import ShippingState
-from saccade.tracking.store import OutageError, RefusedError, Store
+from saccade.tracking.store import Store
 
 __all__ = ["CHECKPOINT_TAG", "JOURNAL", "MODEL_FOLDER", "ROLLING", "Uploads"]
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from saccade.tracking.address import is_server, runs_link
-from saccade.tracking.store import DeniedError, RefusedError, Store, translated
+from saccade.tracking.errors import DeniedError, RefusedError, translated
+from saccade.tracking.store import Store
 
 __all__ = ["STANDARD_VIEWS", "View", "sweep_view", "view_link", "write_views"]
 

@@ -14,8 +14,9 @@ from saccade.errors import RunError
 from saccade.run_dir import RunDir, create_run, list_runs
 from saccade.spec import Spec, TrackingSpec
 from saccade.supervisor import supervise
+from saccade.tracking.errors import RefusedError
 from saccade.tracking.shipping_state import ShippingState
-from saccade.tracking.store import RefusedError, Store
+from saccade.tracking.store import Store
 from saccade.tracking.sync import reconcile, sync_run, sync_runs
 
 from ..mlflow_server import Door

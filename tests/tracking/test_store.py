@@ -7,7 +7,8 @@ from threading import Barrier
 
 import pytest
 
-from saccade.tracking.store import OutageError, Store, line, translated
+from saccade.tracking.errors import OutageError, line, translated
+from saccade.tracking.store import Store
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")

@@ -14,8 +14,8 @@ from saccade.journal import Journal
 from saccade.run_dir import RunDir, create_run
 from saccade.spec import CheckpointSpec, Spec
 from saccade.tracking import uploads as uploads_module
+from saccade.tracking.errors import OutageError
 from saccade.tracking.shipping_state import ShippingState
-from saccade.tracking.store import OutageError
 from saccade.tracking.uploads import Uploads
 
 LAST, BEST, EVALUATION = (f"checkpoints/{name}.pt" for name in ("last", "best", "evaluation"))

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from saccade.tracking.store import DeniedError, RefusedError, Store
+from saccade.tracking.errors import DeniedError, RefusedError
+from saccade.tracking.store import Store
 from saccade.tracking.views import STANDARD_VIEWS, sweep_view, view_link, write_views
 
 # MLflow's own use of SQLAlchemy
