@@ -9,6 +9,10 @@ __all__ = ["draw_curves"]
 Series = tuple[Sequence[int], Sequence[float]]
 
 _NUMBER = re.compile(r"(?<=/)(split)?(\d+)(?=/)")
+_PANEL = 3.45, 2.5
+"""Width and height, inches."""
+_LEFT, _RIGHT, _BOTTOM, _TOP = 0.66, 0.12, 0.46, 0.34
+"""Of a panel, around its axes: space for numbers of eight characters, for words below and above."""
 _COLOURS = ("#1f5fa8", "#d9822b", "#2e8b57", "#b03a5b", "#7a5ca8", "#6b6b6b")
 
 
@@ -30,11 +34,15 @@ def draw_curves(
     panels: dict[str, dict[str, Series]] = {}
     for name, series in curves.items():
         panels.setdefault(_NUMBER.sub(r"\1*", name), {})[name] = series
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.45 * columns, 2.5 * rows), layout="constrained")
+    width, height = _PANEL[0] * columns, _PANEL[1] * -(-len(panels) // columns)
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    for place, (title, lines) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(rows, columns, place)
+    for place, (title, lines) in enumerate(panels.items()):
+        row, column = divmod(place, columns)
+        # By hand: a layout that matplotlib works out draws everything three times more, seconds for a run's curves.
+        left, bottom = column * _PANEL[0] + _LEFT, height - (row + 1) * _PANEL[1] + _BOTTOM
+        size = (_PANEL[0] - _LEFT - _RIGHT) / width, (_PANEL[1] - _BOTTOM - _TOP) / height
+        axes = figure.add_axes((left / width, bottom / height, *size))
         for number, (name, (steps, values)) in enumerate(lines.items()):
             colour, found = _COLOURS[number % len(_COLOURS)], _NUMBER.search(name)
             marker = "." if len(steps) < 40 else None
@@ -43,9 +51,9 @@ def draw_curves(
         for prefix, marks in (events or {}).items():
             for step, words in marks.items() if title.startswith(prefix) else ():
                 axes.axvline(step, color="#888888", linewidth=0.9, linestyle="--")
-                axes.text(
-                    step, 0.97, f" {words}", transform=axes.get_xaxis_transform(), va="top", fontsize=7, color="#555555"
-                )
+                side = "left" if step <= sum(axes.get_xlim()) / 2 else "right"  # of the words: at the line
+                where = axes.get_xaxis_transform()
+                axes.text(step, 0.97, f" {words} ", transform=where, ha=side, va="top", fontsize=7, color="#555555")
         if len(lines) > 1:
             axes.legend(fontsize=7, frameon=False)
         axes.set_xlabel("optimiser step", fontsize=8)
