@@ -149,7 +149,7 @@ def _motion_features(video: npt.NDArray[np.uint8]) -> list[float]:
     design = np.concatenate([np.stack([one, zero, x, -y], 1), np.stack([zero, one, y, x], 1)])
     states = []
     for before, after in itertools.pairwise(grey):
-        flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.7, 6, 31, 8, 7, 1.5, cv2.OPTFLOW_FARNEBACK_GAUSSIAN)
+        flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.7, 6, 31, 2, 7, 1.5, cv2.OPTFLOW_FARNEBACK_GAUSSIAN)
         states.append(np.linalg.lstsq(design, np.concatenate([flow[..., 0].ravel(), flow[..., 1].ravel()]))[0])
     motion = np.array(states) * [1, 1, height / 2, height / 2]
     spread = np.sqrt((motion**2).mean(axis=0))

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ PREFIX = "mlflow.sharedViewState."
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path, empty_store: Path) -> Store:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     return Store(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
 
 
