@@ -21,7 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 REPOSITORY = Path(__file__).resolve().parent.parent
 LONG = (
     *("docker", "screens", "sweep", "tracking", "runs/test_verify", "chaos", "plan/test_plan"),
-    *("models/test_encoder", "test_experiments"),
+    *("models/test_encoder", "test_experiments", "test_docs", "distributed", "test_contributing", "supervisor"),
 )
 """Tests that take minutes: they begin first, or one core would be at the last of them while the others wait."""
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -66,6 +67,19 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
         print("killed at", kills)  # shown when it fails
     run = new_run(tmp_path, data)
     for place, number in kills:
+        live(run, "kill", place, number)
+    live(run)
+    assert_same_run(run, unbroken)
+
+
+def test_a_killed_run_with_names_that_mean_something_elsewhere(tmp_path: Path, data: Path, unbroken: RunDir) -> None:
+    odd = "-a b #1 100% %41 é 'q' [y] $HOME 👁"
+    shutil.copytree(data / "toy", tmp_path / odd / odd)
+    settings = {"name": odd, "data.root": str(tmp_path / odd), "data.dataset": odd}
+    run = new_run(
+        tmp_path / odd, data, [f"{path}={json.dumps(value, ensure_ascii=False)}" for path, value in settings.items()]
+    )
+    for place, number in [("step", 4), ("clustering", 1), ("evaluate", 1)]:
         live(run, "kill", place, number)
     live(run)
     assert_same_run(run, unbroken)
