@@ -160,33 +160,48 @@ def supervise(
         state.package = package
         state.tags |= {**(tags or {}), **({PARENT_TAG: parent_run_id} if parent_run_id else {})}
         shipment = Shipment(run, state, uri, console.say, attempt=last_attempt(run.journal) + 1)
-        shipper, signals = Shipper(shipment, console.say), Signals(console.say, stop)
+        signals = Signals(console.say, stop)
         console.say(f"saccade: run {run.id} in {_short(run.path)}")
         with signals.handled():
-            trainer, offset = _start(run, command, console)  # first: it has the most to read
-            shipper.start()
-            try:
-                _await_tracking(run, shipper, signals, fresh=not resume)
-                where = _link(shipment) or f"{redact(uri)}, experiment '{state.experiment}'"
-                console.say(f"saccade: tracked at {where}")
-                packager = ModelPackager(run) if package else None
-                try:
-                    code, tail = _train(run, trainer, offset, console, signals)
-                    asked, state.goes_on = signals.first, signals.reason is None
-                    shipper.end(outcome(code, asked, signals.reason, tail, time_of_end(run.journal)))
-                    if code == 0 and packager is not None:
-                        _package(packager, console, signals)
-                finally:
-                    if packager is not None:
-                        packager.give_up()
-                complete = shipper.drain(patience_sec, signals.after_end)
-            finally:
-                _end(trainer)
-                shipper.leave()
+            code, asked, complete = _attempt(run, command, shipment, signals, console, patience_sec, fresh=not resume)
         _report(run, shipment, console, complete=complete, code=code)
     if interrupted is not None and signals.first is not None:
         interrupted.set()
     return exit_code(code, asked)
+
+
+def _attempt(
+    run: RunDir,
+    command: Sequence[str] | None,
+    shipment: Shipment,
+    signals: Signals,
+    console: Console,
+    patience_sec: float,
+    *,
+    fresh: bool,
+) -> tuple[int, int | None, bool]:
+    """The trainer's exit code, the signal that asked it to stop, and whether all has been sent."""
+    state, shipper = shipment.state, Shipper(shipment, console.say)
+    trainer, offset = _start(run, command, console)  # first: it has the most to read
+    shipper.start()
+    try:
+        _await_tracking(run, shipper, signals, fresh=fresh)
+        where = _link(shipment) or f"{redact(shipment.uri)}, experiment '{state.experiment}'"
+        console.say(f"saccade: tracked at {where}")
+        packager = ModelPackager(run) if state.package else None
+        try:
+            code, tail = _train(run, trainer, offset, console, signals)
+            asked, state.goes_on = signals.first, signals.reason is None
+            shipper.end(outcome(code, asked, signals.reason, tail, time_of_end(run.journal)))
+            if code == 0 and packager is not None:
+                _package(packager, console, signals)
+        finally:
+            if packager is not None:
+                packager.give_up()
+        return code, asked, shipper.drain(patience_sec, signals.after_end)
+    finally:
+        _end(trainer)
+        shipper.leave()
 
 
 def _state(

@@ -17,12 +17,9 @@ def sources(*suffixes: str) -> dict[str, str]:
 
 
 def lines(function: Function) -> int:
-    """Lines of a function, nested ones included; its docstring is for the reader and does not count."""
-    first, last = function.body[0], function.body[-1]
-    assert first.end_lineno is not None
-    assert last.end_lineno is not None
-    docstring = first.end_lineno - first.lineno + 1 if ast.get_docstring(function) is not None else 0
-    return last.end_lineno - function.lineno + 1 - docstring
+    """Lines of a function, its docstring and nested ones included."""
+    assert function.end_lineno is not None
+    return function.end_lineno - function.lineno + 1
 
 
 def functions(text: str) -> list[tuple[str, int]]:
@@ -59,4 +56,4 @@ class A:
 class B:
     def method(self): ...
 """
-    assert sorted(functions(text)) == [("method", 1), ("method", 4), ("nested", 2)]
+    assert sorted(functions(text)) == [("method", 1), ("method", 6), ("nested", 2)]

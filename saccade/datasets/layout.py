@@ -208,6 +208,14 @@ def check_folder(root: Path | str, dataset: str) -> None:
     _names_in(Path(root) / dataset, wanted="the dataset")
 
 
+def _scan(
+    entries: Sequence[Entry], found: dict[str, str], frames_folder: Path, dataset: Path, *, show_progress: bool
+) -> dict[str, FrameFolder]:
+    names = [entry.name for entry in entries]
+    shown = progress(names, desc="reading folders", unit="video") if show_progress else names
+    return {name: scan_frames(frames_folder / found[name], dataset) for name in shown}
+
+
 def load_dataset(
     root: Path | str,
     dataset: str,
@@ -253,24 +261,16 @@ def load_dataset(
     found = names_on_disk(listed, present)
     train = _only_with_frames(train, found, frames_folder, only_present=only_present, part="training")
     test = _only_with_frames(test, found, frames_folder, only_present=only_present, part="test")
-    names = [entry.name for entry in (*train, *test)]
     if packed is None:
-        shown = progress(names, desc="reading folders", unit="video") if show_progress else names
-        scanned = {name: scan_frames(frames_folder / found[name], folder) for name in shown}
+        scanned = _scan((*train, *test), found, frames_folder, folder, show_progress=show_progress)
     else:
-        scanned = {name: packed.frames_of(found[name]) for name in names}
+        scanned = {entry.name: packed.frames_of(found[entry.name]) for entry in (*train, *test)}
     _check_lengths((*train, *test), scanned, min_frames)
     changes = "" if packed is None else packed.settings.changes
     digest = content_digest(lists.classes, {"train": train, "test": test}, scanned, changes=changes)
     train, held = _divide(train, validation)
     rows = _fixations(train, scanned, folder, grid_num) if scanpaths else {}
-    train_videos, held_videos, test_videos = (_videos(part, scanned, rows, packed) for part in (train, held, test))
-    return Dataset(
-        name=dataset,
-        classes=lists.classes,
-        train=train_videos,
-        validation=held_videos,
-        test=test_videos,
-        digest=digest,
-        scanpath_digest=scanpath_digest(rows) if scanpaths else "",
-    )
+    parts = {"train": train, "validation": held, "test": test}
+    videos = {part: _videos(entries, scanned, rows, packed) for part, entries in parts.items()}
+    rows_digest = scanpath_digest(rows) if scanpaths else ""
+    return Dataset(dataset, lists.classes, **videos, digest=digest, scanpath_digest=rows_digest)
