@@ -201,7 +201,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.3)  # A look at a study takes a while itself, from those that are waited for.
 
 
 def children(process: int) -> list[int]:

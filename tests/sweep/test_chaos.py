@@ -29,7 +29,7 @@ from ..mlflow_server import Door, Ui
 from .cheap_trainer import score
 from .conftest import Postgres, children, driver, epochs, trials_at, wait_for
 
-WORKERS, TRIALS, KILLS = (4, 8, 2) if os.environ.get("SACCADE_CHAOS") == "1" else (2, 4, 1)
+WORKERS, TRIALS, KILLS = (4, 8, 2) if os.environ.get("SACCADE_CHAOS") == "1" else (2, 3, 1)
 
 
 @pytest.fixture
