@@ -180,6 +180,7 @@ def test_refused_with_its_line(text: str, line: int, words: str) -> None:
 
 
 def test_too_many_values_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "more than 50000 values" in refusal("a: [" + "a," * 60_000 + "]")
     monkeypatch.setattr("saccade.yaml_marks.MAX_VALUES", 500)
     assert "more than 500 values" in refusal("a: [" + "a," * 499 + "]")
     assert parse_yaml("a: [" + "a," * 498 + "]", locate) is not None

@@ -39,7 +39,7 @@ def draw_curves(
     FigureCanvasAgg(figure)
     for place, (title, lines) in enumerate(panels.items()):
         row, column = divmod(place, columns)
-        # By hand: a layout that matplotlib works out draws everything three times more, seconds for a run's curves.
+        # By hand: matplotlib takes longer to work a layout out than to draw it, seconds for the curves of a run.
         left, bottom = column * _PANEL[0] + _LEFT, height - (row + 1) * _PANEL[1] + _BOTTOM
         size = (_PANEL[0] - _LEFT - _RIGHT) / width, (_PANEL[1] - _BOTTOM - _TOP) / height
         axes = figure.add_axes((left / width, bottom / height, *size))
