@@ -67,6 +67,8 @@ class Journal:
         """
         path = Path(path)
         number = last_attempt(path) + 1
+        if number > _MOST:
+            raise RunError(f"{path}: counts {number - 1} attempts at this run; restore the file or start a new run")
         length = path.stat().st_size if path.exists() else 0
         if mark is not None and mark > length:
             raise RunError(

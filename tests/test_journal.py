@@ -173,6 +173,15 @@ def test_a_journal_shorter_than_its_checkpoint_is_refused(tmp_path: Path) -> Non
         start(path, mark=mark)
 
 
+def test_a_count_of_attempts_that_cannot_go_on_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    whole = json.dumps({"t": 1, "kind": "attempt", "number": 2**63 - 1}).encode() + b"\n"  # what a reader takes at most
+    path.write_bytes(whole)
+    with pytest.raises(RunError, match=rf"counts {2**63 - 1} attempts at this run; restore the file"):
+        start(path)
+    assert path.read_bytes() == whole
+
+
 def test_letters_outside_of_ascii_are_text(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with start(path) as journal:
