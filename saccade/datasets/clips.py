@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from saccade.datasets.layout import Video
-from saccade.datasets.loader_watch import POLL_SEC, watched
+from saccade.datasets.loader_watch import POLL_SEC, quiet_about_cores, watched
 from saccade.datasets.parallel import keep_freed_memory
 from saccade.errors import DataError
 from saccade.gaze.fixations import choose_fixations, even_starts, usable_length, view_starts
@@ -299,18 +299,19 @@ def make_loader(
     if first is None:
         return
     items = _Items(chain([first], coming))
-    loader = DataLoader(
-        _Mistakes(dataset),
-        batch_size=None,
-        sampler=items,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_start_worker,
-        prefetch_factor=max(2, -(-len(first) // workers)) if workers else None,
-        timeout=POLL_SEC if workers else 0,
-        # A private generator: the loader would otherwise draw from torch's global one.
-        generator=torch.Generator(),
-    )
+    with quiet_about_cores():
+        loader = DataLoader(
+            _Mistakes(dataset),
+            batch_size=None,
+            sampler=items,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_start_worker,
+            prefetch_factor=max(2, -(-len(first) // workers)) if workers else None,
+            timeout=POLL_SEC if workers else 0,
+            # A private generator: the loader would otherwise draw from torch's global one.
+            generator=torch.Generator(),
+        )
     samples: list[Sample] = []
     for sample in watched(loader, patience_sec, lambda: dataset.videos[items.begun[0].video].name):
         if isinstance(sample, DataError):

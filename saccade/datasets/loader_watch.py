@@ -9,6 +9,7 @@ import multiprocessing
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from saccade.errors import RunError
 
-__all__ = ["POLL_SEC", "WorkerError", "watched"]
+__all__ = ["POLL_SEC", "WorkerError", "quiet_about_cores", "watched"]
 
 POLL_SEC = 1.0
 """The loader's own time limit: so often it is looked whether all workers are well."""
@@ -48,7 +49,7 @@ def watched(loader: "DataLoader[Any]", patience_sec: float, expected: Callable[[
         yield from loader
         return
     others = set(multiprocessing.active_children())
-    with _own_child_signals():
+    with _own_child_signals(), quiet_about_cores():
         samples = iter(loader)
     workers = [child for child in multiprocessing.active_children() if child not in others]
     try:
@@ -68,6 +69,14 @@ def watched(loader: "DataLoader[Any]", patience_sec: float, expected: Callable[[
         for worker in workers:
             worker.kill()
         raise
+
+
+@contextmanager
+def quiet_about_cores() -> Iterator[None]:
+    """Keep torch from a paragraph on more workers than cores at each start: `saccade plan` says it in a line."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        yield
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Clips in batches: what workers load, in which order epochs see videos, what the device makes of them."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from saccade.datasets.clips import (
     ClipChooser,
@@ -132,6 +134,17 @@ def test_memory_that_runs_out_is_one_line(videos: tuple[Video, ...], monkeypatch
     monkeypatch.setattr(Video, "read", read)
     with pytest.raises(DataError, match=r"^v1: there is no memory for its frames; lower engine\.workers or"):
         list(make_loader(VideoClips(videos, training_views(FULL)), [[Item(0, 1)]], workers=0))
+
+
+def test_more_workers_than_cores_are_not_warned_of(
+    videos: tuple[Video, ...], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    dataset = VideoClips(videos, training_views(FULL))
+    assert [len(samples) for samples in make_loader(dataset, [[Item(2, 4), Item(2, 1)]], workers=2)] == [2]
+    assert not recwarn.list
+    DataLoader([1], num_workers=2)
+    assert "will create 2 worker processes" in str(recwarn.pop(UserWarning).message)
 
 
 def test_no_batches_start_no_worker(videos: tuple[Video, ...]) -> None:
