@@ -28,6 +28,7 @@ from saccade.models.encoder import Encoder, build_encoder
 from saccade.models.export import describe, fit_state, write_weights
 from saccade.models.weights import first_line
 from saccade.torch_file import check_torch_file
+from saccade.yaml_marks import shorten
 
 __all__ = ["ImportReport", "import_published"]
 
@@ -192,7 +193,7 @@ def _refusal(error: pickle.UnpicklingError) -> str:
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused:
         return (
-            f"asks to call {refused[1]}, which weights never need, and was refused without running it; "
+            f"asks to call {shorten(refused[1])}, which weights never need, and was refused without running it; "
             "use a file from a source you trust"
         )
     return "not a PyTorch file of weights, or a damaged one; download it again"

@@ -7,6 +7,7 @@ from typing import Any
 from saccade.spec import Spec
 from saccade.spec_reader import flatten
 from saccade.sweep.spec import BASE, Sweep
+from saccade.yaml_marks import shorten
 
 __all__ = ["definition", "difference"]
 
@@ -14,6 +15,8 @@ _OF_MACHINE = ("name", "data.root", "engine.", "tracking.", "checkpoint.")
 """Settings that may differ from machine to machine, as in `--set` of a sweep."""
 _FREE = {"name", "experiment", "budget", "storage", "lease", "confirm_seeds"}
 """Keys of a sweep that may change while its study goes on, or that are in the definition in another form."""
+_SHOWN = 300
+"""Letters of a value in a message, which holds two."""
 
 
 def definition(sweep: Sweep) -> dict[str, Any]:
@@ -38,13 +41,14 @@ def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
     """The first thing in which two definitions differ, in words; empty when they are equal."""
     for key in [*before, *(key for key in after if key not in before)]:
         if key not in before:
-            return f"no {key}"
+            return f"no {shorten(key)}"
         if key not in after:
-            return f"{key}, which is not there any more"
+            return f"{shorten(key)}, which is not there any more"
         if before[key] != after[key]:
             if key.startswith("the spec "):
-                return f"other settings in {key}"
-            return f"{key} = {json.dumps(before[key])}, and it is {json.dumps(after[key])} now"
+                return f"other settings in {shorten(key, _SHOWN)}"
+            begun, now = (shorten(json.dumps(each[key]), _SHOWN) for each in (before, after))
+            return f"{key} = {begun}, and it is {now} now"
     return ""
 
 

@@ -160,6 +160,7 @@ BOMBS = {
     "text of 8 EB": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7f" + b"a" * 10 + b".",
     "place in the memo": b"\x80\x02K\x01r\xff\xff\xff\xff.",
     "millions of instructions": b"\x80\x02" + b"N0" * 101_000 + b".",
+    "name of thousands of letters": b"\x80\x02c" + b"[" * 5000 + b"\nx\n.",
     "nothing": b"",
 }
 

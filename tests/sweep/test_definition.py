@@ -16,6 +16,9 @@ from saccade.sweep.definition import difference
         ({"a": 1}, {"a": 1, "b": 2}, "no b"),
         ({"the spec other.yaml": "0a1b"}, {"the spec other.yaml": "2c3d"}, "other settings in the spec other.yaml"),
         ({"a": 1, "b": 2}, {"b": 3, "a": 4}, "a = 1, and it is 4 now"),
+        # What a damaged database holds may be as long as it likes.
+        ({"a": 10**300}, {"a": 1}, f"a = 1{'0' * 287}...{'0' * 9}, and it is 1 now"),
+        ({"b" * 100: 1}, {}, f"{'b' * 48}...{'b' * 9}, which is not there any more"),
     ],
 )
 def test_the_first_difference_in_words(before: dict[str, Any], after: dict[str, Any], said: str) -> None:
