@@ -40,6 +40,8 @@ STUDY_ID = "saccade:id"
 """User attribute of a study: its name on MLflow servers, where others of the same name may be."""
 _PAUSE_SEC = (0.2, 5.0)
 _TABLE_TRIES = 5
+# The last is what Optuna makes of the first: for SQLite's sake it asks in smaller portions after an OperationalError.
+_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.PendingRollbackError)
 _T = TypeVar("_T")
 
 
@@ -155,6 +157,8 @@ def _connect(url: str, runs_root: Path, create: bool) -> RDBStorage:
 
 def _line(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    if isinstance(cause, sa.exc.PendingRollbackError):
+        cause = cause.__context__ or cause
     original = getattr(cause, "orig", None) or cause
     return redact(" ".join(str(original).split()))[:300]
 
@@ -201,10 +205,10 @@ def if_there() -> Iterator[Answer]:
     answer = Answer()
     try:
         yield answer
-    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+    except _AWAY as error:
         answer.trouble = _line(error)
     except StorageInternalError as error:
-        if not isinstance(error.__cause__, sa.exc.OperationalError | sa.exc.InterfaceError):
+        if not isinstance(error.__cause__, _AWAY):
             raise
         answer.trouble = _line(error)
 

@@ -5,23 +5,29 @@ Four of them, two killed, in `make chaos`. All that takes credentials has some, 
 
 import os
 import random
+import re
 import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy
 from mlflow import MlflowClient
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from saccade.run_dir import RunDir
 from saccade.spec_reader import read_spec
 from saccade.sweep.ledger import RETRY_OF
+from saccade.sweep.reader import read_sweep
+from saccade.sweep.storage import if_there, open_study, patiently
 from saccade.sweep.trial import last_values
 
 from ..canaries import CANARY, VARIABLES, leaks
@@ -30,6 +36,10 @@ from .cheap_trainer import score
 from .conftest import Postgres, children, driver, epochs, trials_at, wait_for
 
 WORKERS, TRIALS, KILLS = (4, 8, 2) if os.environ.get("SACCADE_CHAOS") == "1" else (2, 3, 1)
+
+OTHERS_CUT = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
 
 
 @pytest.fixture
@@ -99,6 +109,30 @@ def test_no_trial_is_lost_or_doubled(
     assert leaks(own_folder) == leaks(ui.root) == []
     assert CANARY not in all_rows(postgres.url)
     check_best(max(trial.value or 0.0 for trial in trials), own_folder / "again")
+
+
+def test_a_connection_cut_between_two_questions(
+    write_sweep: Callable[..., Path], postgres: Postgres, own_folder: Path
+) -> None:
+    """Of one reading of the trials, when their parameters are asked for; Optuna then asks once more on what is cut."""
+    sweep = read_sweep(write_sweep(1, f"storage: {postgres.url}", name="cut"))
+    cut = []
+
+    def cut_once(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM trial_params" in statement and not cut:
+            with psycopg.connect(postgres.url) as other:
+                cut.extend(other.execute(OTHERS_CUT).fetchall())
+
+    with closing(open_study(sweep, own_folder / "runs")) as opened:
+        opened.study.ask({"x": FloatDistribution(0, 1)})
+        sqlalchemy.event.listen(opened.storage.engine, "before_cursor_execute", cut_once)
+        trials = patiently(lambda: opened.study.get_trials(deepcopy=False), threading.Event(), print)
+        assert (True,) in cut
+        assert [list(trial.params) for trial in trials] == [["x"]]
+        cut.clear()
+        with if_there() as answer:
+            opened.study.get_trials(deepcopy=False)
+        assert re.search("terminating connection|server closed the connection", answer.trouble)
 
 
 def all_rows(url: str) -> str:
