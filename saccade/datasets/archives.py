@@ -221,6 +221,9 @@ class Archive:
                 raise
             # bz2 has no number for damaged data, and a place before the file's beginning is an invalid argument.
             raise MemberError(f"cannot be read from its archive: {_line(error)}") from None
+        written, said = target.stat().st_size, self._archive.getinfo(member).file_size
+        if written != said:
+            raise MemberError(f"cannot be read from its archive: it has {written} bytes, and {said} were promised")
 
 
 @lru_cache(maxsize=8)

@@ -101,6 +101,16 @@ def test_bombs(tmp_path: Path) -> None:
     assert (tmp_path / "0").stat().st_size <= 4000
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_member_shorter_than_promised(tmp_path: Path, kind: str) -> None:
+    """Whole, as its checksum says; but the size by which room was made for it is wrong."""
+    whole = zipped({"A/a.avi": bytes(range(250))}, KINDS[kind])
+    start = whole.index(b"PK\x01\x02") + 24  # the size in the directory's entry
+    assert whole[start : start + 4] == (250).to_bytes(4, "little")
+    (tmp_path / "x.zip").write_bytes(whole[:start] + (251).to_bytes(4, "little") + whole[start + 4 :])
+    refused("hostile archive", lambda: unpacked(tmp_path / "x.zip", tmp_path), "has 250 bytes, and 251 were promised")
+
+
 def test_archives_that_no_honest_one_is_like(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     path = tmp_path / "x.zip"
 
