@@ -275,7 +275,7 @@ def _check_index(index: dict[str, npt.NDArray[Any]], store: PackedStore) -> None
     if len(set(names)) < len(names) or any(not isinstance(name, str) or name_fault(name) for name in names):
         raise ValueError("names")
     first, shapes, lengths = index["first"], index["shapes"], index["lengths"]
-    if len(first) != len(names) + 1 or first[0] != 0 or first[-1] != frames or (np.diff(first) < 0).any():
+    if len(first) != len(names) + 1 or first[0] != 0 or first[-1] != frames or (np.diff(first) < 1).any():
         raise ValueError("first")
     if shapes.shape != (len(names), 2) or not ((shapes > 0) & (shapes <= _MAX_SIDE_PX)).all():
         raise ValueError("shapes")
