@@ -26,10 +26,10 @@ quickstart: $(VENV)/installed  ## toy videos, a tracked pre-training run, a tabl
 test: $(VENV)/installed  ## the whole test-suite, with more processes than cores: tests wait much, for servers and for ends
 	$(RUN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
-chaos: $(VENV)/installed  ## whole runs ended at 60 random moments; a quarter of an hour
+chaos: $(VENV)/installed  ## whole runs ended at 60 random moments; half an hour
 	SACCADE_CHAOS=1 $(RUN)/pytest --capture=no tests/chaos/test_long.py tests/sweep/test_chaos.py
 
-fuzz: $(VENV)/installed  ## some 15,000 damaged and hostile files, others each time; half an hour
+fuzz: $(VENV)/installed  ## some 26,000 damaged and hostile files, others each time; ten minutes
 	SACCADE_FUZZ=long $(RUN)/pytest tests/fuzz
 
 coverage: $(VENV)/installed  ## lines and branches that no test reaches; the suite takes about twice as long

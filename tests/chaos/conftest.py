@@ -11,7 +11,7 @@ from saccade.run_dir import RunDir
 
 from .lives import PROBE, live, new_run
 
-# The long form, of a quarter of an hour, is for `make chaos` alone.
+# The long form, of half an hour, is for `make chaos` alone.
 collect_ignore = [] if os.environ.get("SACCADE_CHAOS") == "1" else ["test_long.py"]
 
 
