@@ -1,16 +1,19 @@
 """Files for `torch.load`, looked through before: what its restricted reader is not to be left alone with.
 
-That reader calls nothing that a file names, but believes the rest: it does not compare checksums, unpacks what is
-compressed, and hashes the keys of dictionaries. A tuple in a tuple in a tuple, each twice in the next, takes years to
-hash after forty levels, and a million levels end the process.
+That reader calls little of what a file names, but believes the rest: it does not compare checksums, unpacks what is
+compressed, hashes the keys of dictionaries, and writes out what it will not call. A tuple or a list in another, each
+twice in the next, takes years to hash or to write after forty levels, and a million levels end the process.
 """
 
 import io
 import pickle
 import pickletools
+import re
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
+
+from saccade.errors import shorten
 
 __all__ = ["check_torch_file", "is_zip"]
 
@@ -22,10 +25,20 @@ _MOST_LEVELS, _MOST_ITEMS = 100, 1_000_000
 
 _MOST_BYTES, _MOST_STEPS = 1 << 24, 200_000
 """Of what tells the tensors' names and shapes: some 20 instructions and 200 bytes each."""
+_MOST_INTEGER, _MAGIC = 1 << 64, 0x1950A86A20F9469CFC6C
+"""Of thousands of larger ones, all can have the same hash. The second is how a file of the older format begins."""
+
+_NAMES = re.compile(
+    r"torch \w{1,40}|torch\._utils _rebuild_\w{1,40}|torch\.nn\.parameter Parameter"
+    r"|torch\.(cuda|storage) \w{1,40}Storage|collections OrderedDict|argparse Namespace"
+)
+"""What weights name, as `module name`. PyTorch's reader knows more: codecs, for one, that take hours over a text."""
 
 _Size = tuple[int, int]
 """Levels and items of a value, as far as it is made of tuples."""
 _PLAIN: _Size = (0, 1)
+_NAMED: _Size = (0, 0)
+"""Of a function or class by its name; nothing else can be called."""
 
 
 def is_zip(path: Path) -> bool:
@@ -84,7 +97,16 @@ def _check_pickle(file: BinaryIO) -> None:
             stack.append(stack[-1])
         elif name.startswith("TUPLE"):
             stack.append(_tuple_of(_until_mark(stack) if name == "TUPLE" else _last(stack, int(name[-1]))))
+        elif name == "GLOBAL":
+            if not _NAMES.fullmatch(str(argument)):
+                asked = shorten(str(argument).replace(" ", "."))
+                raise pickle.UnpicklingError(f"names GLOBAL {asked}, which weights never need")
+            stack.append(_NAMED)
         else:
+            if name in ("REDUCE", "NEWOBJ") and stack[-2] != _NAMED:
+                raise pickle.UnpicklingError("calls what is no function")
+            if isinstance(given, int) and abs(given) > _MOST_INTEGER and given != _MAGIC:
+                raise pickle.UnpicklingError("holds an integer of more than 64 bits, as no weights do")
             _leave_and_come(stack, code)
 
 

@@ -23,12 +23,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from saccade.checksum import file_sha256
-from saccade.errors import WeightsError
+from saccade.errors import WeightsError, shorten
 from saccade.models.encoder import Encoder, build_encoder
 from saccade.models.export import describe, fit_state, write_weights
 from saccade.models.weights import first_line
 from saccade.torch_file import check_torch_file
-from saccade.yaml_marks import shorten
 
 __all__ = ["ImportReport", "import_published"]
 
@@ -190,7 +189,7 @@ _DAMAGED = (
 
 
 def _refusal(error: pickle.UnpicklingError) -> str:
-    refused = re.search(r"GLOBAL (\S+)", str(error))
+    refused = re.search(r"GLOBAL (\S+?),? ", str(error))
     if refused:
         return (
             f"asks to call {shorten(refused[1])}, which weights never need, and was refused without running it; "

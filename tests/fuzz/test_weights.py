@@ -150,6 +150,17 @@ def doubled(levels: int) -> bytes:
     return b"\x80\x02}K\x01" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(levels)) + b"K\x01s."
 
 
+def shared(levels: int) -> bytes:
+    """A list of a list of ... of two, each twice in the next, that has 2^levels items in no space."""
+    return b"]q\x00K\x01a" + b"".join(b"]q%c(h%ch%ce" % (n, n - 1, n - 1) for n in range(1, levels))
+
+
+def encoded(text: str) -> bytes:
+    """The instruction that puts a text on the stack."""
+    content = text.encode()
+    return b"X" + len(content).to_bytes(4, "little") + content
+
+
 BOMBS = {
     "key that takes years to hash": doubled(60),
     "key that is too deep to hash": b"\x80\x02}K\x01" + b"\x85" * 2_000_000 + b"K\x01s.",
@@ -160,7 +171,19 @@ BOMBS = {
     "text of 8 EB": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7f" + b"a" * 10 + b".",
     "place in the memo": b"\x80\x02K\x01r\xff\xff\xff\xff.",
     "millions of instructions": b"\x80\x02" + b"N0" * 101_000 + b".",
-    "name of thousands of letters": b"\x80\x02c" + b"[" * 5000 + b"\nx\n.",
+    "name that takes minutes to look for in": b"\x80\x02c" + b"[" * 50_000 + b"\nx\n.",
+    "list that takes years to write, as a function": b"\x80\x02" + shared(60) + b")R.",
+    "list that takes years to write, as a class": b"\x80\x02" + shared(60) + b")\x81.",
+    "text that takes minutes to look for in, as a function": b"\x80\x02X"
+    + (50_000).to_bytes(4, "little")
+    + b"[" * 50_000
+    + b")R.",
+    "text that takes hours to encode": b"\x80\x02c_codecs\nencode\n"
+    + encoded("".join(map(chr, range(0x4E00, 0x9E00))) * 4)
+    + b"U\x08punycode\x86R.",
+    "integers that have the same hash": b"\x80\x02}("
+    + b"".join(b"\x8a\x0c" + (n * (2**61 - 1)).to_bytes(12, "little") + b"N" for n in range(60_000))
+    + b"u.",
     "nothing": b"",
 }
 
