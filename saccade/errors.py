@@ -3,7 +3,7 @@
 The command line prints a `SaccadeError` without a traceback and exits with 2. Everything else that is raised is a bug.
 """
 
-__all__ = ["CheckpointError", "DataError", "RunError", "SaccadeError", "SpecError", "WeightsError"]
+__all__ = ["CheckpointError", "DataError", "RunError", "SaccadeError", "SpecError", "WeightsError", "shorten"]
 
 
 class SaccadeError(Exception):
@@ -33,3 +33,10 @@ class CheckpointError(SaccadeError):
 
 class WeightsError(SaccadeError):
     """A file of weights that is damaged, hostile or of another model."""
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """Text for the middle of a message: one line, printable, cut in the middle when longer than `limit`."""
+    if len(text) > limit:
+        text = f"{text[: limit - 12]}...{text[-9:]}"
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from saccade.errors import SpecError
-from saccade.yaml_marks import Node, parse_yaml, shorten
+from saccade.errors import SpecError, shorten
+from saccade.yaml_marks import Node, parse_yaml
 
 __all__ = ["ORDER_STEP", "inherit", "parse_tree", "printable", "read_text"]
 

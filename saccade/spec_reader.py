@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pydantic
 
-from saccade.errors import SpecError
+from saccade.errors import SpecError, shorten
 from saccade.spec import Spec, SpecFile
 from saccade.spec_checks import impossible_combinations
 from saccade.spec_file import ORDER_STEP, inherit, parse_tree, read_text
 from saccade.spec_wording import is_section, settings, unknown_key, unknown_path, wrong_value
-from saccade.yaml_marks import Node, parse_yaml, shorten, to_yaml
+from saccade.yaml_marks import Node, parse_yaml, to_yaml
 
 __all__ = [
     "dump_spec",

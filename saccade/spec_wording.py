@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from saccade.errors import shorten
 from saccade.spec import SpecFile
-from saccade.yaml_marks import Node, scalar_value, shorten, to_yaml
+from saccade.yaml_marks import Node, scalar_value, to_yaml
 
 __all__ = ["allowed", "is_section", "schemas_of", "settings", "unknown_key", "unknown_path", "wrong_value"]
 

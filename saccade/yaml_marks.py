@@ -15,9 +15,9 @@ from typing import NoReturn
 
 import yaml
 
-from saccade.errors import SpecError
+from saccade.errors import SpecError, shorten
 
-__all__ = ["Locate", "Node", "Scalar", "parse_yaml", "scalar_value", "shorten", "to_yaml"]
+__all__ = ["Locate", "Node", "Scalar", "parse_yaml", "scalar_value", "to_yaml"]
 
 Scalar = None | bool | int | float | str
 Locate = Callable[[int | None], str]
@@ -87,13 +87,6 @@ class Node:
         if isinstance(self.value, list):
             return [node.plain() for node in self.value]
         return self.value
-
-
-def shorten(text: str, limit: int = 60) -> str:
-    """Text for the middle of a message: one line, printable, cut in the middle when longer than `limit`."""
-    if len(text) > limit:
-        text = f"{text[: limit - 12]}...{text[-9:]}"
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def scalar_value(text: str) -> Scalar:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saccade.errors import SpecError
-from saccade.yaml_marks import Node, parse_yaml, scalar_value, shorten, to_yaml
+from saccade.errors import SpecError, shorten
+from saccade.yaml_marks import Node, parse_yaml, scalar_value, to_yaml
 
 
 def locate(line: int | None) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saccade.errors import DataError
+from saccade.errors import DataError, shorten
 
 __all__ = [
     "VIDEO_SUFFIXES",
@@ -199,7 +199,7 @@ def checked_name(file_name: str, place: str) -> str:
 
 def shown(text: str) -> str:
     """A piece of a list for the middle of a message."""
-    return repr(text if len(text) <= 200 else f"{text[:150]}...{text[-40:]}")
+    return f"'{shorten(text, 200)}'"
 
 
 def _ucf_entry(line: str, path: Path, number: int, finder: _ClassFinder) -> Entry:

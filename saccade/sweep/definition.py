@@ -4,10 +4,10 @@ import hashlib
 import json
 from typing import Any
 
+from saccade.errors import shorten
 from saccade.spec import Spec
 from saccade.spec_reader import flatten
 from saccade.sweep.spec import BASE, Sweep
-from saccade.yaml_marks import shorten
 
 __all__ = ["definition", "difference"]
 

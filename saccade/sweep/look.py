@@ -9,7 +9,6 @@ from optuna.exceptions import StorageInternalError
 
 from saccade import atomic
 from saccade.errors import RunError
-from saccade.provenance import redact
 from saccade.sweep.best import write_best
 from saccade.sweep.driver import study_folder
 from saccade.sweep.pictures import draw_study
@@ -18,7 +17,7 @@ from saccade.sweep.reader import read_sweep
 from saccade.sweep.screen import table
 from saccade.sweep.spec import Sweep
 from saccade.sweep.standing import Standing, planned_trials, standing, trials_csv
-from saccade.sweep.storage import Opened, open_study
+from saccade.sweep.storage import Opened, open_study, reason
 
 __all__ = ["best_spec", "describe", "export_study", "show_status", "stop_study"]
 
@@ -33,8 +32,8 @@ def _study(path: Path, runs_root: Path) -> Iterator[tuple[Sweep, Opened, Standin
         finally:
             opened.close()
     except (sa.exc.SQLAlchemyError, StorageInternalError) as error:
-        why = " ".join(str(error.__cause__ or error).split())[:200]
-        raise RunError(f"{path}: its study cannot be read: {redact(why)}; try again, or restore its database") from None
+        why = f"its study cannot be read: {reason(error)}"
+        raise RunError(f"{path}: {why}; try again, or restore its database") from None
 
 
 def show_status(path: Path, runs_root: Path) -> str:

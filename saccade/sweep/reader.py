@@ -12,14 +12,14 @@ from pathlib import Path
 import pydantic
 
 from saccade.chain import shared_overrides
-from saccade.errors import SpecError
+from saccade.errors import SpecError, shorten
 from saccade.spec_file import parse_tree, printable, read_text
 from saccade.spec_reader import read_spec
 from saccade.spec_wording import wrong_value
 from saccade.sweep.checks import problems
 from saccade.sweep.search import own_part, read_dimensions
 from saccade.sweep.spec import Objective, Pruner, Sweep, SweepFile, as_override
-from saccade.yaml_marks import Node, shorten
+from saccade.yaml_marks import Node
 
 __all__ = ["check_shareable", "read_sweep"]
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 
 import pydantic
 
-from saccade.errors import SpecError
+from saccade.errors import SpecError, shorten
 from saccade.spec_reader import read_spec
 from saccade.spec_wording import is_section, settings
 from saccade.sweep.spec import BASE, Dimension, Plain, Section, Sweep, as_override
-from saccade.yaml_marks import Node, shorten
+from saccade.yaml_marks import Node
 
 __all__ = ["own_part", "read_dimensions"]
 

@@ -31,6 +31,7 @@ __all__ = [
     "check_definition",
     "open_study",
     "patiently",
+    "reason",
     "storage_url",
 ]
 
@@ -150,12 +151,13 @@ def _connect(url: str, runs_root: Path, create: bool) -> RDBStorage:
         except (sa.exc.SQLAlchemyError, StorageInternalError) as error:
             # Two that make the tables at once get in each other's way, once.
             if not again:
-                raise AwayError(f"the storage {redact(url)} cannot be opened: {_line(error)}") from None
+                raise AwayError(f"the storage {redact(url)} cannot be opened: {reason(error)}") from None
             time.sleep(_PAUSE_SEC[0])
     raise AssertionError
 
 
-def _line(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a storage did not answer, in one line without secrets: what its database said, not what it was asked."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
     if isinstance(cause, sa.exc.PendingRollbackError):
         cause = cause.__context__ or cause
@@ -206,11 +208,11 @@ def if_there() -> Iterator[Answer]:
     try:
         yield answer
     except _AWAY as error:
-        answer.trouble = _line(error)
+        answer.trouble = reason(error)
     except StorageInternalError as error:
         if not isinstance(error.__cause__, _AWAY):
             raise
-        answer.trouble = _line(error)
+        answer.trouble = reason(error)
 
 
 @contextmanager
