@@ -60,8 +60,8 @@ def _impossible_encoder(spec: Spec) -> Iterator[tuple[str, str]]:
     name, width = spec.encoder.name, spec.encoder.width
     if name in _OWN_WIDTHS and width != EncoderSpec.model_fields["width"].default:
         yield "encoder.width", f"{width}, but {name} has widths of its own; remove it, or use r3d or r2plus1d"
-    if name == "s3d" and spec.clip.frames < 5:
-        yield "clip.frames", f"{spec.clip.frames} are too few for s3d, which halves them three times; use at least 5"
+    if name == "s3d" and spec.clip.frames < 8:
+        yield "clip.frames", f"{spec.clip.frames} are too few for s3d; use at least 8"
     if name == "s3d" and spec.clip.size < 17:
         yield "clip.size", f"{spec.clip.size} is too small for s3d, which halves it five times; use at least 17"
 

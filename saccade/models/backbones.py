@@ -38,7 +38,7 @@ class Backbone:
     channels: tuple[int, int, int, int, int]
     """Of what the stem and each stage give."""
     min_frames: int = 1
-    """Fewest frames that leave something for the last stage."""
+    """Fewest frames that leave something for the last stage, and right gradients."""
     min_size: int = 16
     """Smallest side that leaves something for the last stage, px."""
 
@@ -139,9 +139,11 @@ def _torchvision(name: str, width: int) -> Backbone:
     if name != "s3d":
         layers = (network.layer1, network.layer2, network.layer3, network.layer4)
         return Backbone(stem=network.stem, stages=layers, channels=(64, 64, 128, 256, 512))
-    # Every stage begins with one of its four poolings, of which the last pads nothing.
+    # Every stage begins with one of its four poolings, of which the last pads nothing; so 5 frames would do. But on
+    # processors with AVX-512, PyTorch 2.13 (oneDNN) writes beside the stem's gradients, kernel (7, 1, 1) with stride 2,
+    # for fewer than 8: numbers of 1e30, or the end of the process.
     stem, *stages = (network.features[start:end] for start, end in pairwise((0, 1, 4, 7, 13, 16)))
-    return Backbone(stem=stem, stages=tuple(stages), channels=(64, 192, 480, 832, 1024), min_frames=5, min_size=17)
+    return Backbone(stem=stem, stages=tuple(stages), channels=(64, 192, 480, 832, 1024), min_frames=8, min_size=17)
 
 
 ENCODERS: dict[str, Callable[[int], Backbone]] = {

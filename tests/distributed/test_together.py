@@ -201,7 +201,9 @@ def test_batch_norm_of_two_halves_is_that_of_the_whole(together: Together, tmp_p
         torch.testing.assert_close(torch.cat([half[1] for half in halves]), x.grad, **close)
         # Each process has its own part of the weights' gradients; they are averaged later, with all others.
         for parameter, one, other in zip(network.parameters(), halves[0][2], halves[1][2], strict=True):
-            torch.testing.assert_close(one + other, parameter.grad, **close)
+            # A kernel's is a sum of 144 numbers of about 100 that cancel, so that float32 keeps two decimals.
+            kernel = dtype == torch.float32 and parameter.ndim == 5
+            torch.testing.assert_close(one + other, parameter.grad, **(close | {"atol": 2e-2} if kernel else close))
     for each in found:
         assert each["kinds"][2] == "JoinedBatchNorm"
         assert each["parameters_before"] == each["parameters_after"]

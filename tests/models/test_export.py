@@ -223,10 +223,10 @@ def test_clips_that_do_not_fit(folder: Path, bad: Tensor, message: str) -> None:
 def test_clips_that_are_too_small_for_s3d(tmp_path: Path) -> None:
     save(tmp_path, "s3d")
     encoder = load_encoder(tmp_path)
-    for size in ((4, 17, 17), (5, 16, 17), (5, 17, 16)):
-        with pytest.raises(ClipError, match="the encoder takes at least 5 frames of 17 x 17 px"):
+    for size in ((7, 17, 17), (8, 16, 17), (8, 17, 16)):
+        with pytest.raises(ClipError, match="the encoder takes at least 8 frames of 17 x 17 px"):
             encoder(torch.rand(1, 3, *size))
-    assert encoder(torch.rand(1, 3, 5, 17, 17)).shape == (1, 1024)
+    assert encoder(torch.rand(1, 3, 8, 17, 17)).shape == (1, 1024)
 
 
 def test_the_hints_of_the_messages_work(folder: Path) -> None:

@@ -214,7 +214,8 @@ def changes(run: RunDir, root: Path, *overrides: str) -> dict[str, tuple[str, st
 
 def test_code_packages_data_and_machine(make: Make, make_toy: Callable[..., Path], root: Path) -> None:
     data = make_toy()
-    run = make("x", f"data.root={data}", "data.dataset=toy", "engine.threads=1", "clip.frames=4", "pretrain.epochs=0")
+    settings = ["data.dataset=toy", "engine.threads=1", "engine.precision=fp32", "clip.frames=4", "pretrain.epochs=0"]
+    run = make("x", f"data.root={data}", *settings)
     found = changes(run, root)
     assert found.keys() == {"data digest"}
     assert found["data digest"][0] == "5b4f"
