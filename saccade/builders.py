@@ -14,7 +14,8 @@ from saccade.engine.batch_norm import joined_batch_norm
 from saccade.engine.device import Machine
 from saccade.engine.optimizers import SGD, Adam
 from saccade.errors import SpecError
-from saccade.learner import Learner, initial_memory
+from saccade.learner import Learner
+from saccade.memory_bank import MemoryBank
 from saccade.models import conv_cpu
 from saccade.models.convolution import use_own_convolutions
 from saccade.models.encoder import Encoder, build_encoder
@@ -120,11 +121,12 @@ def build_networks(spec: Spec, machine: Machine) -> tuple[Encoder, Projection, P
 def build_learner(spec: Spec, num_videos: int, machine: Machine) -> Learner:
     """Networks, memory and optimiser as they are before the first step, the same on every device."""
     encoder, projection, propagation = build_networks(spec, machine)
-    memory = initial_memory(
+    memory = MemoryBank(
         num_videos * spec.saccade.focus_num if spec.pretrain.epochs else 0,
         encoder.feature_dim,
         torch.Generator().manual_seed(derive_seed(spec.seed, "memory")),
         machine.device,
+        split=spec.engine.split_memory,
     )
     encoder = joined_batch_norm(encoder, machine.device)
     if machine.compiled:

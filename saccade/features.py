@@ -15,6 +15,10 @@ from saccade.progress import progress
 __all__ = ["extract_features"]
 
 
+_BLOCK = 64
+"""Batches of each process that are gathered at a time."""
+
+
 @torch.no_grad()
 def extract_features(
     dataset: VideoClips,
@@ -29,6 +33,7 @@ def extract_features(
     desc: str,
     epoch: int = 0,
     normalised: bool = True,
+    for_first: bool = False,
 ) -> npt.NDArray[np.float32]:
     """Encode every clip of every video, the last partial batch included; each process of the run encodes some batches.
 
@@ -44,6 +49,7 @@ def extract_features(
         desc: What the progress bar says.
         epoch: For choosers that draw.
         normalised: Give the clips ImageNet's mean and deviation, and not values in [0, 1].
+        for_first: Whether the other processes have no use for the features, and get `[0, V, D]`.
 
     Returns:
         `[N, V, D]`: N videos in the dataset's order, V clips each; the same in every process.
@@ -66,12 +72,27 @@ def extract_features(
             bar.update(sum(map(len, done)))
             if ranks.asked_to_stop(stop):
                 stop.check()
-    return _of_all(rows, len(rounds), batch_size)[: len(items)].numpy()
-
-
-def _of_all(rows: Tensor, rounds: int, batch_size: int) -> Tensor:
-    """Features of all processes' batches in their order, from those of this one's; at the end may come some again."""
     if ranks.size() == 1:
-        return rows
-    missing = rounds * batch_size - len(rows)  # Only the very last batch may be shorter than the others.
-    return ranks.whole(torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]), parts=rounds)
+        return rows.numpy()
+    return _of_all(rows, len(items), batch_size, ranks.gather_to_first if for_first else ranks.gather).numpy()
+
+
+def _of_all(rows: Tensor, videos: int, batch_size: int, gather: Callable[[Tensor], Tensor]) -> Tensor:
+    """Features of all videos in their order, from those of each process's batches.
+
+    Of the last round of batches, some may be shorter than the others or a repetition. In blocks: those of millions of
+    fixations are not to be in memory twice.
+    """
+    found = rows.new_empty(0)
+    for start in range(0, len(rows), _BLOCK * batch_size):
+        block = rows[start : start + _BLOCK * batch_size]
+        rounds = -(-len(block) // batch_size)
+        missing = rounds * batch_size - len(block)
+        gathered = gather(torch.cat([block, block.new_zeros(missing, *block.shape[1:])]) if missing else block)
+        if not start:
+            found = rows.new_empty(videos if len(gathered) else 0, *rows.shape[1:])
+        if len(gathered):
+            ordered = gathered.view(ranks.size(), rounds, batch_size, *rows.shape[1:]).transpose(0, 1).flatten(0, 2)
+            place = start * ranks.size()
+            found[place : place + len(ordered)] = ordered[: videos - place]
+    return found

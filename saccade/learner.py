@@ -8,15 +8,12 @@ from torch import Tensor, nn
 
 from saccade.engine.finite import LossWatch
 from saccade.errors import CheckpointError
+from saccade.memory_bank import MemoryBank
 from saccade.models.encoder import Encoder
 from saccade.models.heads import Projection, PropagationHead
 from saccade.prototypes import Prototypes
 
-__all__ = ["Learner", "Means", "initial_memory"]
-
-
-_MEMORY_BLOCK = 1 << 14
-"""Slots that are drawn at a time."""
+__all__ = ["Learner", "Means"]
 
 
 class Means:
@@ -54,18 +51,6 @@ class Means:
         self._counts = dict(state["counts"])
 
 
-def initial_memory(slots: int, dim: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
-    """A memory bank before training: uniform in +-1 / sqrt(dim / 3), `[slots, dim]`; rows have a length of about 1.
-
-    Drawn on the CPU in blocks, so that it is the same on every device and never there twice.
-    """
-    bound = (dim / 3) ** -0.5
-    memory = torch.empty(slots, dim, device=device)
-    for block in torch.split(memory, _MEMORY_BLOCK):
-        block.copy_(torch.empty(block.shape).uniform_(-bound, bound, generator=generator))
-    return memory
-
-
 class Learner:
     """Everything a checkpoint holds, on one device.
 
@@ -73,7 +58,7 @@ class Learner:
         encoder: The network that is trained.
         projection: p, into the space where features are compared.
         propagation: The two convolutions of loss 2, or None when it is off.
-        memory: Memory bank, `[N * F, C]` for N videos of F fixations.
+        memory: Memory bank of N * F slots, for N videos of F fixations.
         optimizer: Of the networks; its second group is the projection's.
         device: Where all of this lives.
     """
@@ -83,12 +68,12 @@ class Learner:
         encoder: Encoder,
         projection: Projection,
         propagation: PropagationHead | None,
-        memory: Tensor,
+        memory: MemoryBank,
         optimizer: torch.optim.Optimizer,
         device: torch.device,
     ) -> None:
         self.encoder, self.projection, self.propagation = encoder, projection, propagation
-        self.memory, self.optimizer, self.device = memory.to(device), optimizer, device
+        self.memory, self.optimizer, self.device = memory, optimizer, device
         self.prototypes: tuple[Prototypes, ...] = ()
         self.targets: list[tuple[Tensor, Tensor, Tensor]] = []
         self.means = Means()
@@ -123,11 +108,11 @@ class Learner:
         networks["lr"], projection["lr"] = rate, rate * projection_ratio
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only."""
+        """Tensors and plain values only. All processes ask at once, for a split memory bank is put together."""
         return {
             "step": self.step,
             "networks": {name: module.state_dict() for name, module in self._modules().items()},
-            "memory": self.memory,
+            "memory": self.memory.whole(),
             "optimizer": self.optimizer.state_dict(),
             "means": self.means.state_dict(),
             "prototypes": [
@@ -149,14 +134,14 @@ class Learner:
         Raises:
             CheckpointError: When it is of another number of videos, fixations or channels.
         """
-        if state["memory"].shape != self.memory.shape:
+        if tuple(state["memory"].shape) != self.memory.shape:
             raise CheckpointError(
                 f"the checkpoint's memory bank is {list(state['memory'].shape)}, but this run's is "
                 f"{list(self.memory.shape)} [videos x focus_num, channels]; resume a run with its own spec and dataset"
             )
         for name, module in self._modules().items():
             module.load_state_dict(state["networks"][name])
-        self.memory.copy_(state["memory"])
+        self.memory.restore(state["memory"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.means.load_state_dict(state["means"], self.device)
         self.set_prototypes(_prototypes(clustering) for clustering in state["prototypes"])

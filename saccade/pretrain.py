@@ -153,9 +153,9 @@ def training_step(
     ranks.average_gradients(parameter for group in learner.optimizer.param_groups for parameter in group["params"])
     learner.optimizer.step()
     whole = ranks.whole(torch.cat(features), parts)
-    rows = learner.memory[slots]
+    rows = learner.memory.read(slots)
     updated = updated_slots(rows, slots, whole, momentum=recipe.memory_momentum)
-    learner.memory[slots] = updated if not_finite is None else torch.where(not_finite > 0, rows, updated)
+    learner.memory.write(slots, updated if not_finite is None else torch.where(not_finite > 0, rows, updated))
     return metrics
 
 
@@ -188,7 +188,7 @@ def training_losses(
     projected = learner.projection(features)
 
     rows, own, negatives = _memory_rows(learner, recipe, slots, part)
-    projected_memory = learner.projection(learner.memory if rows is None else learner.memory[rows])
+    projected_memory = learner.projection(learner.memory.rows if rows is None else learner.memory.read(rows))
     contrast, probability = saccade_contrast_loss(
         projected, projected_memory, own, negatives, temperature=recipe.temperature
     )
@@ -231,7 +231,8 @@ def _memory_rows(
     )
     drawn = send(drawn, slots.device)
     own, drawn = (ranks.own_rows(each, part, recipe.accumulation_steps) for each in (slots, drawn))
-    if len(learner.memory) <= drawn.numel():  # nearly every row is drawn: projecting all beats finding out which
+    # Nearly every row is drawn: projecting all beats finding out which.
+    if len(learner.memory) <= drawn.numel() and not learner.memory.split:
         return None, own, drawn
     wanted = torch.cat([own[:, None], drawn], dim=1)
     if wanted.is_cuda:  # Finding the repeated ones takes a wait for their number, and of so large a memory few are.

@@ -308,8 +308,8 @@ class CheckpointSpec(Section):
 
 
 class EngineSpec(Section):
-    """The machine. Nothing here changes what is computed, but `precision`, `convolutions`, `compile` and `processes` in
-    the last digits."""
+    """The machine. Nothing here changes what is computed, but `precision`, `convolutions`, `compile`, `processes`
+    and `split_memory` in the last digits."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda when there is one."""
@@ -330,6 +330,9 @@ class EngineSpec(Section):
     there are several."""
     processes: Positive = 1
     """Training processes on a machine, each with its share of every batch: one for each GPU to use, or on the CPU."""
+    split_memory: bool = False
+    """Whether each of several processes keeps only its part of the memory bank, and fetches the rows of each step from
+    the others: for banks of millions of slots that one GPU cannot hold."""
 
 
 class TrackingSpec(Section):

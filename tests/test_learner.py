@@ -1,6 +1,5 @@
-"""What a checkpoint holds: means over logged steps, the initial memory, rates, and every bit of the learner."""
+"""What a checkpoint holds: means over logged steps, rates, and every bit of the learner."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import saccade.learner
 from saccade import builders
 from saccade.checkpoint import load_checkpoint, save_checkpoint
 from saccade.engine.device import Machine
 from saccade.errors import CheckpointError
-from saccade.learner import Learner, Means, initial_memory
+from saccade.learner import Learner, Means
 from saccade.pretrain import training_step
 from saccade.prototypes import fit_prototypes
 from saccade.spec import Spec
@@ -72,24 +70,6 @@ class TestMeans:
 
 
 class TestBuild:
-    def test_the_memory_is_uniform_and_rows_are_about_one_long(self) -> None:
-        memory = initial_memory(2000, 512, torch.Generator().manual_seed(0))
-        bound = 1 / math.sqrt(512 / 3)
-        assert memory.shape == (2000, 512)
-        assert memory.abs().max() <= bound
-        # A uniform variable in +-b: mean 0, variance b^2 / 3 = 1 / 512, so squared lengths are 1 on average.
-        assert memory.mean().abs() < 1e-3
-        assert memory.pow(2).sum(dim=1).mean() == pytest.approx(1.0, abs=0.01)
-        assert (memory > 0.9 * bound).float().mean() == pytest.approx(0.05, abs=0.002)
-
-    def test_the_memory_is_the_same_in_whatever_blocks_it_is_drawn(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = initial_memory(1000, 24, torch.Generator().manual_seed(5))
-        monkeypatch.setattr(saccade.learner, "_MEMORY_BLOCK", 64)
-        assert torch.equal(whole, initial_memory(1000, 24, torch.Generator().manual_seed(5), CPU.device))
-        bound = 1 / math.sqrt(24 / 3)
-        at_once = torch.empty(1000, 24).uniform_(-bound, bound, generator=torch.Generator().manual_seed(5))
-        assert torch.equal(whole, at_once)
-
     def test_the_same_seed_gives_the_same_learner_whatever_was_drawn_before(self) -> None:
         torch.manual_seed(1)
         first = builders.build_learner(small_spec(), VIDEOS, CPU)
@@ -100,7 +80,7 @@ class TestBuild:
         assert torch.equal(before, torch.get_rng_state())
         assert bits(first.state_dict()) == bits(second.state_dict())
         assert first.memory.shape == (VIDEOS * 2, 32)
-        assert not torch.equal(first.memory, other.memory)
+        assert not torch.equal(first.memory.rows, other.memory.rows)
         assert not torch.equal(first.encoder.stem.conv.weight, other.encoder.stem.conv.weight)  # type: ignore[arg-type]
 
     def test_memory_and_weights_do_not_depend_on_what_else_is_on(self) -> None:
@@ -111,7 +91,7 @@ class TestBuild:
         assert full.propagation is not None
         assert bits(full.encoder.state_dict()) == bits(without.encoder.state_dict())
         assert bits(full.projection.state_dict()) == bits(without.projection.state_dict())
-        assert torch.equal(full.memory, without.memory)
+        assert torch.equal(full.memory.rows, without.memory.rows)
 
     def test_the_optimiser_of_the_spec(self) -> None:
         sgd = builders.build_learner(small_spec(), VIDEOS, CPU).optimizer

@@ -83,7 +83,9 @@ def analyse(spec: Spec, *, videos: int | None = None, tflops: float | None = Non
     on_cpu = Machine(torch.device("cpu"), machine.precision)
     learner = builders.build_learner(trained, counted, on_cpu)
     levels, parts, memory = count(learner, spec, on_cpu, clips)
-    uncounted = ((videos or counted) - counted) * spec.saccade.focus_num * learner.memory[0].nbytes
+    slots = (videos or counted) * spec.saccade.focus_num
+    kept = -(-slots // spec.engine.processes) if spec.engine.split_memory else slots
+    uncounted = (kept - len(learner.memory)) * learner.memory.rows[0].nbytes
     memory = replace(memory, bank=memory.bank + uncounted, peak=memory.peak + uncounted)
     return Analysis(
         encoder=spec.encoder.name,

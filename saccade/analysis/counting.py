@@ -209,7 +209,7 @@ def _networks(learner: Learner) -> list[Tensor]:
 
 
 def _bank(learner: Learner) -> list[Tensor]:
-    return [learner.memory, *(tensor for target in learner.targets for tensor in target)]
+    return [learner.memory.rows, *(tensor for target in learner.targets for tensor in target)]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

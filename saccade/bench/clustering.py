@@ -16,9 +16,10 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from saccade.bench.measure import Report, Row, cpu_seconds, one_thread
+from saccade.engine import ranks
 from saccade.errors import DataError
-from saccade.learner import initial_memory
 from saccade.losses import updated_slots
+from saccade.memory_bank import MemoryBank
 from saccade.plan.peak import PeakMemory
 from saccade.prototypes import Prototypes, fit_prototypes
 from saccade.rng import derive_seed, generator
@@ -69,6 +70,8 @@ def bench_clustering(
 def bench_slots(slots: int, *, dim: int = 512, num_clusters: int = 1500, sampled: int = _SAMPLED) -> Report:
     """Measure a memory bank of many slots on the CPU: its making, a step's part of it, a clustering, and the memory.
 
+    With several processes, of the first of them: each has its part of the bank, and the first one alone clusters.
+
     Args:
         slots: N.
         dim: D.
@@ -80,14 +83,17 @@ def bench_slots(slots: int, *, dim: int = 512, num_clusters: int = 1500, sampled
         "dim": dim,
         "num_clusters": num_clusters,
         "points per centroid": sampled,
+        "processes": ranks.size(),
         "threads": 1,
     }
     report = Report("clustering", settings)
     with threadpool_limits(1), one_thread(), PeakMemory() as peak:
         before = peak.bytes
-        bank, making = _timed(lambda: initial_memory(slots, dim, torch.Generator().manual_seed(_SEED)))
+        bank, making = _timed(lambda: MemoryBank(slots, dim, torch.Generator().manual_seed(_SEED), split=True))
         steps = [_timed(partial(_step, bank, step))[1] for step in range(5)]
         after_bank = peak.bytes
+        if not ranks.first():
+            return report
         features = clustered(slots, dim)
         fit = partial(fit_prototypes, features, num_clusters, seeding="kmeans++", seed=_SEED, temperature=0.07)
         found, clustering = _timed(partial(fit, max_points_per_centroid=sampled))
@@ -104,7 +110,7 @@ def bench_slots(slots: int, *, dim: int = 512, num_clusters: int = 1500, sampled
         "process before": before,
         "most with the memory bank": after_bank,
         "most with bank, features and clustering": after,
-        "of which bank and features": bank.nbytes + features.nbytes,
+        "of which bank and features": bank.rows.nbytes + features.nbytes,
     }
     report.rows += [
         Row(f"{group}: memory", name, size / 2**20, "MiB", None, (size / 2**20,)) for name, size in sizes.items()
@@ -209,16 +215,16 @@ def _on_gpu(group: str, fit: Callable[..., Prototypes], seeds: int) -> Row:
     return Row(group, f"on the GPU, {clusterings} clusterings", median(values), "s", None, tuple(values))
 
 
-def _step(bank: torch.Tensor, step: int) -> None:
-    """What a step of the paper's batch does with the memory bank, but for the networks."""
+def _step(bank: MemoryBank, step: int) -> None:
+    """What this process's share of the paper's batch does with the memory bank, but for the networks."""
     clips = PretrainSpec().batch_size * 2 * SaccadeSpec().focus_num
     rng = torch.Generator().manual_seed(derive_seed(_SEED, "negatives", step))
     slots = torch.randint(len(bank), (clips,), generator=rng)
     drawn = torch.randint(len(bank), (clips, ContrastSpec().num_negatives), generator=rng)
-    rows, _ = torch.unique(torch.cat([slots[:, None], drawn], dim=1), return_inverse=True)
-    assert bank[rows].shape == (len(rows), bank.shape[1])
+    rows, _ = torch.unique(ranks.own_rows(torch.cat([slots[:, None], drawn], dim=1)), return_inverse=True)
+    assert bank.read(rows).shape == (len(rows), bank.shape[1])
     features = torch.randn(clips, bank.shape[1], generator=rng)
-    bank[slots] = updated_slots(bank[slots], slots, features, momentum=ContrastSpec().memory_momentum)
+    bank.write(slots, updated_slots(bank.read(slots), slots, features, momentum=ContrastSpec().memory_momentum))
 
 
 def _timed(function: Callable[[], Result]) -> tuple[Result, float]:

@@ -18,8 +18,8 @@ from saccade.bench.measure import Report, Row
 from saccade.clustering import write_clustering
 from saccade.datasets.clips import VideoClips, epoch_batches, make_loader
 from saccade.datasets.layout import Video, load_dataset
-from saccade.learner import initial_memory
 from saccade.losses import updated_slots
+from saccade.memory_bank import MemoryBank
 from saccade.plan.peak import PeakMemory
 from saccade.spec import Spec
 
@@ -56,7 +56,7 @@ def bench_memory(*, videos: int = _VIDEOS, batches: int = 6, dim: int = 512, **o
         found = load_dataset(folder.parent, folder.name, split=1, grid_num=GRID, scanpaths=True, min_frames=16)
         train = (found.train * videos)[:videos]
         sizes = {"program and libraries": peak.bytes}
-        bank = initial_memory(videos * spec.saccade.focus_num, dim, torch.Generator().manual_seed(spec.seed))
+        bank = MemoryBank(videos * spec.saccade.focus_num, dim, torch.Generator().manual_seed(spec.seed))
         sizes["and the memory bank"] = peak.bytes
         frames = _train(spec, train, bank, batches)
         sizes["and data workers with their frames"] = peak.bytes
@@ -67,7 +67,7 @@ def bench_memory(*, videos: int = _VIDEOS, batches: int = 6, dim: int = 512, **o
     return report
 
 
-def _train(spec: Spec, train: tuple[Video, ...], bank: torch.Tensor, batches: int) -> int:
+def _train(spec: Spec, train: tuple[Video, ...], bank: MemoryBank, batches: int) -> int:
     """What a training loop does on the host; returns the bytes of the largest batch's frames."""
     items = epoch_batches(len(train), spec.pretrain.batch_size, seed=spec.seed, first_step=0, last_step=batches)
     loader = make_loader(VideoClips(train, builders.build_training_views(spec)), items, spec.engine.workers)
@@ -77,7 +77,7 @@ def _train(spec: Spec, train: tuple[Video, ...], bank: torch.Tensor, batches: in
         firsts = torch.tensor([sample.index * fixations for sample in samples])
         slots = (firsts[:, None] + torch.arange(fixations)).flatten()
         features = torch.ones(len(slots), bank.shape[1])
-        bank[slots] = updated_slots(bank[slots], slots, features, momentum=spec.contrast.memory_momentum)
+        bank.write(slots, updated_slots(bank.read(slots), slots, features, momentum=spec.contrast.memory_momentum))
     return most
 
 

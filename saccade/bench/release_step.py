@@ -42,7 +42,7 @@ def release_step(
     clips = clips + clips * masks[:, :, None]
     features, maps = learner.encoder.forward_levels(clips, level=recipe.consistency_level)
     wanted = torch.cat([slots[:, None], drawn], dim=1)
-    rows = learner.projection(learner.memory[wanted.flatten()]).view(*wanted.shape, -1)
+    rows = learner.projection(learner.memory.rows[wanted.flatten()]).view(*wanted.shape, -1)
     logits = torch.bmm(rows, learner.projection(features)[:, :, None])[:, :, 0] / recipe.temperature
     contrast = F.cross_entropy(logits, torch.zeros_like(slots))
     views = [_join_views(each, recipe.focus_num) for each in learner.propagation(maps)]
@@ -62,8 +62,8 @@ def release_step(
     learner.optimizer.step()
     with torch.no_grad():
         for slot, feature in zip(slots.tolist(), features, strict=True):
-            kept = recipe.memory_momentum * learner.memory[slot]
-            learner.memory[slot] = kept + (1 - recipe.memory_momentum) * feature
+            kept = recipe.memory_momentum * learner.memory.rows[slot]
+            learner.memory.rows[slot] = kept + (1 - recipe.memory_momentum) * feature
     return {"loss": loss.item(), "loss_saccade": contrast.item(), "loss_consistency": consistency.item()}
 
 

@@ -93,11 +93,23 @@ def clustering(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """k-means beside the published setting, time and objective; or how much a large memory bank takes."""
-    from saccade.bench.clustering import bench_clustering, bench_slots
+    """k-means beside the published setting, time and objective; or how much a large memory bank takes.
 
-    report = bench_clustering(features, seeds=seeds) if slots is None else bench_slots(slots)
-    _print(report, as_json)
+    The latter also under torchrun, with the bank split over its processes: torchrun --nproc-per-node 2 -m saccade.cli
+    bench clustering --slots 1000000
+    """
+    from saccade.bench.clustering import bench_clustering, bench_slots
+    from saccade.engine import ranks
+
+    if slots is None:
+        _print(bench_clustering(features, seeds=seeds), as_json)
+        return
+    ranks.join()
+    report = bench_slots(slots)
+    if ranks.first():
+        _print(report, as_json)
+    ranks.wait()
+    ranks.leave()
 
 
 @app.command()

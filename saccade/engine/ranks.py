@@ -32,11 +32,13 @@ __all__ = [
     "PeerGoneError",
     "asked_to_stop",
     "average_gradients",
+    "exchange",
     "first",
     "first_only",
     "first_to_say",
     "from_first",
     "gather",
+    "gather_to_first",
     "in_turn",
     "join",
     "leave",
@@ -218,6 +220,32 @@ def gather(rows: Tensor) -> Tensor:
     with _together():
         dist.all_gather(parts, rows.detach().contiguous())
     return torch.cat(parts)
+
+
+def gather_to_first(rows: Tensor) -> Tensor:
+    """What `gather` gives, on the CPU of the first process; in the others nothing, `[0, ...]`."""
+    if _group is None:
+        return rows
+    own = rows.detach().cpu().contiguous()
+    parts = [torch.empty_like(own) for _ in range(size())] if first() else None
+    with _together():
+        dist.gather(own, parts, dst=0, group=_group.patient)
+    return own[:0] if parts is None else torch.cat(parts)
+
+
+def exchange(rows: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """Send each process its rows, in the order of the processes: `counts[r]` to process r.
+
+    Returns:
+        The rows that all have sent to this one, in the order of the processes, and how many are from each.
+    """
+    received = torch.empty(size(), dtype=torch.int64)
+    with _together():
+        dist.all_to_all_single(received, torch.tensor(counts))
+        from_each = received.tolist()
+        got = rows.new_empty(sum(from_each), *rows.shape[1:])
+        dist.all_to_all_single(got, rows.contiguous(), from_each, list(counts))
+    return got, from_each
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

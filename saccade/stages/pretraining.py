@@ -68,8 +68,10 @@ def run_pretraining(run: Run) -> None:
             journal=run.journal,
             stop=run.stop,
         )
-    except (Stopped, WorkerError):  # between two steps
-        if run.learner.step > run.saved_step:
+    except (Stopped, WorkerError) as error:  # between two steps
+        # All processes stop at once, but one may be alone with the fault of its worker, and with a part of the memory.
+        whole = isinstance(error, Stopped) or not run.learner.memory.split
+        if whole and run.learner.step > run.saved_step:
             run.learner.losses.settle()
             _save(run, run.timetable.epoch(run.learner.step))
         raise
@@ -86,6 +88,7 @@ def _cluster(run: Run, epoch: int) -> tuple[Prototypes, ...]:
             batch_size=run.spec.pretrain.batch_size,
             desc=f"clustering after epoch {epoch}",
             epoch=epoch,
+            for_first=True,
         )
         rows = features.reshape(-1, features.shape[-1])
         prototypes = ranks.from_first(lambda: builders.fit(run.spec, rows, run.machine.device))
@@ -116,7 +119,6 @@ def record_clustering(run: Run, epoch: int, prototypes: tuple[Prototypes, ...]) 
     return folder
 
 
-@ranks.first_only
 def _save(run: Run, epoch: int) -> None:
     """Write the rolling checkpoint, and keep it where the spec says so."""
     write_last(run, epoch)
@@ -131,18 +133,19 @@ def _keep(run: Run, epoch: int) -> None:
         run.journal.artifact(kept)
 
 
-@ranks.first_only
 def write_last(run: Run, epoch: int) -> None:
     """Write the rolling checkpoint."""
-    state = {
-        "learner": run.learner.state_dict(),
-        "dataset": run.data.identity,
-        "best": asdict(run.best),
-        "mark": run.journal.mark(),
-        "epoch": epoch,
-    }
-    save_checkpoint(run.folder / LAST, state, keep=run.spec.checkpoint.keep_last)
+    learner = run.learner.state_dict()
     run.saved_step = run.learner.step
+    if ranks.first():
+        state = {
+            "learner": learner,
+            "dataset": run.data.identity,
+            "best": asdict(run.best),
+            "mark": run.journal.mark(),
+            "epoch": epoch,
+        }
+        save_checkpoint(run.folder / LAST, state, keep=run.spec.checkpoint.keep_last)
 
 
 def run_last_validation(run: Run) -> None:

@@ -118,6 +118,7 @@ class Run:
         desc: str,
         epoch: int = 0,
         normalised: bool = True,
+        for_first: bool = False,
     ) -> npt.NDArray[np.float32]:
         """`extract_features` with what is the same for all of a run's passes."""
         return extract_features(
@@ -132,6 +133,7 @@ class Run:
             desc=desc,
             epoch=epoch,
             normalised=normalised,
+            for_first=for_first,
         )
 
 

@@ -97,6 +97,10 @@ def test_without_videos_the_memory_is_as_large_as_it_matters(spec: Spec, monkeyp
     assert (many.memory_rows, many.parts) == (unknown.memory_rows, unknown.parts)
     assert many.memory.bank == 2000 * 32 * 4
     assert many.memory.peak - unknown.memory.peak == many.memory.bank - unknown.memory.bank
+    engine = spec.engine.model_copy(update={"processes": 3, "split_memory": True})
+    split = analyse(spec.model_copy(update={"engine": engine}), videos=1000, tflops=1)
+    assert split.memory.bank == 667 * 32 * 4
+    assert split.memory.peak == many.memory.peak - 1333 * 32 * 4
 
 
 def test_a_spec_that_trains_nothing(spec: Spec) -> None:

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from saccade import builders, features, pretrain, runner
+from saccade.datasets.loader_watch import WorkerError
 from saccade.engine import ranks
 from saccade.engine.batch_norm import joined_batch_norm
 from saccade.evaluation import clip_features
+from saccade.memory_bank import MemoryBank
 from saccade.stages import classifiers, pretraining, retrieval
 
 
@@ -55,19 +57,22 @@ def without_pictures() -> None:
     classifiers._write_down = nothing
 
 
-def train(folder: str, *, double: bool = False, send: int = 0, to: int = 0, before_step: int = 0) -> None:
-    """The trainer; process `to` sends itself a signal before a step. What is said goes to a file."""
+def train(folder: str, *, double: bool = False, send: int | None = None, to: int = 0, before_step: int = 0) -> None:
+    """The trainer; before a step, process `to` sends itself a signal, or with 0 loses a data worker."""
     log = os.open(Path(folder) / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     runner._NOTICE_SEC = 0.0  # There is no torchrun to notice anything.
     without_pictures()
+    features._BLOCK = 1  # Several blocks of these few videos.
     if double:
         in_double_precision()
     step = pretrain.training_step
 
     def training_step(learner: Any, *rest: Any) -> Any:
-        if send and ranks.rank() == to and learner.step + 1 == before_step:
+        if send is not None and ranks.rank() == to and learner.step + 1 == before_step:
+            if not send:
+                raise WorkerError("a data worker is gone")
             os.kill(os.getpid(), send)
         return step(learner, *rest)
 
@@ -118,6 +123,20 @@ def batch_norm(folder: str) -> None:
     torch.save(found, Path(folder) / f"found{ranks.rank()}.pt")
 
 
+def memory_bank(folder: str) -> None:
+    """What a bank of 11 slots, split over the processes, gives each of them."""
+    bank = MemoryBank(11, 3, torch.Generator().manual_seed(5), split=True)
+    first = torch.tensor([[10, 0, 5, 0], [7, 3, 3, 1], [4, 9, 2, 8]])[ranks.rank()]
+    found: dict[str, Any] = {"rows": bank.rows.clone(), "read": bank.read(first), "length": len(bank), "slots": first}
+    found["nothing"] = bank.read(first[:0] if ranks.rank() else first[:1])
+    written = torch.tensor([6, 1, 10, 6])
+    bank.write(written, torch.tensor([[1.0], [2.0], [3.0], [1.0]]) * torch.ones(3))
+    found["written"], found["whole"] = bank.read(torch.arange(11)), bank.whole()
+    bank.restore(torch.arange(33.0).view(11, 3))
+    found["restored"] = bank.read(torch.arange(11))
+    torch.save(found, Path(folder) / f"bank{ranks.rank()}.pt")
+
+
 if "TASK" in globals():
     # The program that torchrun starts is no child of a fork server, and not in the group of the tests.
     os.setsid()
@@ -127,7 +146,8 @@ if "TASK" in globals():
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
-    task: Callable[..., None] = {"train": train, "pieces": pieces, "batch_norm": batch_norm}[globals()["TASK"]]
+    tasks = {"train": train, "pieces": pieces, "batch_norm": batch_norm, "memory_bank": memory_bank}
+    task: Callable[..., None] = tasks[globals()["TASK"]]
     if task is not train:
         ranks.join()
     task(**globals()["ARGUMENTS"])

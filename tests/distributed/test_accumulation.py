@@ -37,7 +37,7 @@ def step(learner: Learner, parts: int) -> tuple[dict[str, float], Learner]:
 
 
 def weights(learner: Learner) -> dict[str, Tensor]:
-    return {**learner.encoder.state_dict(), **learner.projection.state_dict(), "memory": learner.memory}
+    return {**learner.encoder.state_dict(), **learner.projection.state_dict(), "memory": learner.memory.rows}
 
 
 @pytest.fixture

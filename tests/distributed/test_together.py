@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from saccade.journal import read_journal
+from saccade.memory_bank import MemoryBank
 from saccade.spec_reader import dump_spec, parse_spec
 
 from ..states import leaves
@@ -136,6 +137,35 @@ def test_two_processes_follow_one_whatever_happens_to_them(together: Together, n
     assert together("train", 1, **options) == [0]
     assert_close(alone, broken, 1e-9)
     assert "Traceback" not in "".join((run / "said.txt").read_text() for run in (two, broken))
+
+
+def test_a_split_memory_bank_is_the_whole_one(together: Together, new_run: Callable[..., Path], tmp_path: Path) -> None:
+    assert together("memory_bank", 3, folder=str(tmp_path)) == [0, 0, 0]
+    found = [torch.load(tmp_path / f"bank{rank}.pt", weights_only=True) for rank in range(3)]
+    whole = MemoryBank(11, 3, torch.Generator().manual_seed(5)).rows
+    assert torch.equal(torch.cat([each["rows"] for each in found])[:11], whole)
+    assert [len(each["rows"]) for each in found] == [4, 4, 4]  # of 11: one row of the last is nobody's
+    after = whole.clone()
+    after[6], after[1], after[10] = 1.0, 2.0, 3.0
+    for rank, each in enumerate(found):
+        assert each["length"] == 11
+        assert torch.equal(each["read"], whole[each["slots"]])
+        assert torch.equal(each["nothing"], whole[each["slots"][: 0 if rank else 1]])
+        assert torch.equal(each["written"], after)
+        assert torch.equal(each["whole"], after if rank == 0 else after[:0])
+        assert torch.equal(each["restored"], torch.arange(33.0).view(11, 3))
+
+    # A run with it, ended by a kill and gone on with a whole one, is a run that never had one.
+    alone, split = new_run("alone"), new_run("split", "engine.split_memory=true")
+    assert together("train", 1, folder=str(alone), double=True) == [0]
+    options = {"folder": str(split), "double": True}
+    # One that is alone with its fault cannot put the memory together, and does not wait for the others to do so.
+    assert together("train", 2, send=0, to=0, before_step=6, **options) == [2, 75]
+    assert torch.load(split / "checkpoints/last.pt", weights_only=True)["learner"]["step"] == 4
+    assert together("train", 2, send=signal.SIGKILL, to=1, before_step=8, **options) == [75, -9]
+    assert together("train", 2, send=signal.SIGTERM, to=0, before_step=9, **options) == [143, 143]
+    assert together("train", 1, **options) == [0]
+    assert_close(alone, split, 1e-9)
 
 
 def test_a_mistake_is_told_once_whoever_meets_it(

@@ -95,7 +95,7 @@ def slow_losses(
     """All losses, one clip after the other, in float64."""
     with torch.no_grad():
         features, maps = copy.deepcopy(learner.encoder).forward_levels(clips, masks, 0, 4)
-    v, memory, p = features.double().numpy(), learner.memory.double().numpy(), slow_projection(learner)
+    v, memory, p = features.double().numpy(), learner.memory.rows.double().numpy(), slow_projection(learner)
     # Clip m of video b: fixation m % F of it, first views before second views; its slot is video * F + fixation.
     slots = [videos[m // (2 * F)] * F + m % F for m in range(len(clips))]
     drawn = drawn_negatives(len(memory), len(clips), negatives, learner.step)
@@ -288,15 +288,15 @@ class TestStep:
         learner, recipe = made()
         clips, masks, videos = batch()
         memory, slow = (
-            learner.memory.clone().double().numpy(),
+            learner.memory.rows.clone().double().numpy(),
             slow_losses(learner, *batch()[:2], [5, 0, 3], negatives=16),
         )
         for m, slot in enumerate([10, 11, 10, 11, 0, 1, 0, 1, 6, 7, 6, 7]):
             assert slow["slots"][m] == slot
             memory[slot] = 0.5 * memory[slot] + 0.5 * slow["features"][m]
         training_step(learner, recipe, clips, masks, videos, CPU)
-        np.testing.assert_allclose(learner.memory.numpy(), memory, atol=1e-5)
-        assert not learner.memory.requires_grad
+        np.testing.assert_allclose(learner.memory.rows.numpy(), memory, atol=1e-5)
+        assert not learner.memory.rows.requires_grad
 
     def test_each_parameter_moves_at_the_rate_of_its_group(self) -> None:
         learner, recipe = made()
@@ -337,7 +337,7 @@ class TestStep:
         learner.set_prototypes(clusterings())
         training_step(learner, recipe, *batch(seed=1), CPU)
         if broken == "saccade":
-            learner.memory[:] = float("nan")
+            learner.memory.rows[:] = float("nan")
         elif broken == "consistency":
             assert learner.propagation is not None
             learner.propagation.projector.bias.data[0] = float("inf")
@@ -345,7 +345,7 @@ class TestStep:
             learner.targets[1][2][:] = 0.0  # densities: a division by zero
         before = {name: p.detach().clone() for name, p in named_parameters(learner).items()}
         momentum = copy.deepcopy(learner.optimizer.state_dict()["state"])
-        memory = learner.memory.clone()
+        memory = learner.memory.rows.clone()
         with pytest.raises(RunError) as caught:
             training_step(learner, recipe, *batch(), CPU)
         message = str(caught.value)
@@ -357,7 +357,7 @@ class TestStep:
         for name, parameter in named_parameters(learner).items():
             assert torch.equal(parameter, before[name]) or name == "propagation.projector.bias", name
         torch.testing.assert_close(learner.optimizer.state_dict()["state"], momentum, rtol=0, atol=0)
-        torch.testing.assert_close(learner.memory, memory, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(learner.memory.rows, memory, rtol=0, atol=0, equal_nan=True)
 
 
 def named_parameters(learner: Learner) -> dict[str, torch.nn.Parameter]:
