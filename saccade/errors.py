@@ -3,16 +3,22 @@
 The command line prints a `SaccadeError` without a traceback and exits with 2. Everything else that is raised is a bug.
 """
 
+import re
+
 __all__ = ["CheckpointError", "DataError", "RunError", "SaccadeError", "SpecError", "WeightsError", "shorten"]
+
+_MOST_LETTERS = 600
+"""Of a word in a message, which may be a path."""
+_LONG_WORD = re.compile(rf"\S{{{_MOST_LETTERS + 1},}}")
 
 
 class SaccadeError(Exception):
     """A mistake in what was given to the program, never in the program."""
 
     def __str__(self) -> str:
-        """The message in one line, whatever line breaks and invisible letters a path or a file has brought into it."""
-        text = super().__str__()
-        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+        """The message in one line, whatever line breaks, invisible letters and endless words have come into it."""
+        text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in super().__str__())
+        return _LONG_WORD.sub(lambda word: shorten(word[0], _MOST_LETTERS), text)
 
 
 class SpecError(SaccadeError):

@@ -119,6 +119,7 @@ OURS = {
     "engine.threads": None,
     "engine.data_patience_sec": 600.0,
     "engine.processes": 1,
+    "engine.split_memory": False,
     "engine.convolutions": "auto",
     "engine.compile": "auto",
     "tracking.uri": "",

@@ -128,14 +128,15 @@ def decode_frame(
         ) from None
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path | str) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except OSError as error:
         raise DataError(f"{path}: this frame cannot be read: {error.strerror}; {_LOOK}") from error
 
 
-def read_frames(paths: Sequence[Path]) -> npt.NDArray[np.uint8]:
+def read_frames(paths: Sequence[Path | str]) -> npt.NDArray[np.uint8]:
     """Decode frames of one video; a path that comes twice is decoded once.
 
     Args:

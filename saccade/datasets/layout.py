@@ -62,7 +62,7 @@ class Video:
                 f"{self.frame_dir}: holds {len(paths)} frames, but had {self.frames} when the run began; "
                 "restore them and resume, or start a new run"
             )
-        return read_frames([self.frame_dir / paths[number] for number in numbers])
+        return read_frames([os.path.join(self.frame_dir, paths[number]) for number in numbers])
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +107,17 @@ def quick_sum(data: npt.NDArray[np.uint8]) -> int:
     return int(data.view("<u8").sum(dtype=np.uint64))
 
 
+class _FramePlace(NamedTuple):
+    """Where a frame is, in words only when somebody asks: that is for messages, and frames are read by the thousand."""
+
+    folder: Path
+    video: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.folder / DATA_FILE}: frame {self.number} of {self.video}"
+
+
 class PackedStore:
     """A store that is open; goes to other processes as the name of its folder."""
 
@@ -187,8 +198,8 @@ class PackedStore:
                 found.append(at - first)
         return found
 
-    def _frame(self, name: str, number: int) -> str:
-        return f"{self.folder / DATA_FILE}: frame {number} of {name}"
+    def _frame(self, name: str, number: int) -> _FramePlace:
+        return _FramePlace(self.folder, name, number)
 
 
 def sum_line(index: bytes) -> bytes:

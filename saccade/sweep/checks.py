@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterator
 
+from saccade.errors import shorten
 from saccade.spec import Spec
 from saccade.sweep.space import SAMPLED_POINTS, Space
 from saccade.sweep.spec import Sweep
@@ -44,7 +45,8 @@ def objective_metrics(spec: Spec) -> list[str]:
 
 def _objectives(sweep: Sweep) -> Iterator[tuple[str, str]]:
     known, metrics = objective_metrics(sweep.start), [each.metric for each in sweep.file.objective]
-    for metric in metrics:
+    for given in metrics:
+        metric = shorten(given)
         if metric.startswith(("test/", "best/test")) or "/test_" in metric:
             yield "objective", f"{metric} is a test score, which no search may see; use a val/ score of held-out videos"
         elif not known:
@@ -53,8 +55,8 @@ def _objectives(sweep: Sweep) -> Iterator[tuple[str, str]]:
                 f"{metric} is never logged: the experiment scores no validation videos; set data.validation and "
                 "evaluation.retrieval.validate_every_epochs",
             )
-        elif metric not in known:
-            near = difflib.get_close_matches(metric, known, n=1)
+        elif given not in known:
+            near = difflib.get_close_matches(given, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it logs {', '.join(known)}"
             yield "objective", f"{metric} is not a validation score that the experiment logs; {hint}"
     if len(set(metrics)) < len(metrics):
@@ -71,8 +73,8 @@ def _pruner(sweep: Sweep) -> Iterator[tuple[str, str]]:
     elif "retrieval_top" not in objective[0].metric:
         yield (
             "pruner",
-            f"{pruner.name} needs a score within training, and {objective[0].metric} comes at its end; use none, or "
-            "val/retrieval_top1 as the objective",
+            f"{pruner.name} needs a score within training, and {shorten(objective[0].metric)} comes at its end; use "
+            "none, or val/retrieval_top1 as the objective",
         )
     elif every is None or every >= epochs:
         yield (

@@ -118,7 +118,7 @@ class TestDecoding:
         decode = frames_module.decode_frame
 
         def counting(data: bytes, place: Path, *buffer: np.ndarray) -> np.ndarray:
-            decoded[place.name] += 1
+            decoded[Path(place).name] += 1
             return decode(data, place, *buffer)
 
         monkeypatch.setattr(frames_module, "decode_frame", counting)

@@ -123,3 +123,9 @@ def test_a_message_is_one_line_whatever_it_is_about() -> None:
     said = str(SaccadeError("a\nb\x1b[31m\u2028\udcff: é 日本 👁"))
     assert said == "a\\nb\\x1b[31m\\u2028\\udcff: é 日本 👁"
     assert isinstance(SpecError("x"), SaccadeError)
+
+
+def test_a_word_without_end_is_cut_and_a_path_is_not() -> None:
+    path = "/".join(["folder"] * 80)
+    said = str(SaccadeError(f"{path}: no {'9' * 5000} here, nor {'8' * 600}"))
+    assert said == f"{path}: no {'9' * 588}...{'9' * 9} here, nor {'8' * 600}"

@@ -92,6 +92,7 @@ def test_the_spec_of_a_trial(write: Callable[..., Path]) -> None:
         ("val/retrieval_top1", "test/retrieval_top1", "5: objective: test/retrieval_top1 is a test score, which no"),
         ("val/retrieval_top1", "best/test_selected_linear_probe_top1", "5: objective: best/test_selected"),
         ("val/retrieval_top1", "val/retrieval_top2", "5: objective: val/retrieval_top2 is not a validation score"),
+        ("val/retrieval_top1", f"val/retrieval_top{10**900}", "5: objective: val/retrieval_top10000000000000000000000"),
         ("val/retrieval_top1", "[val/retrieval_top1, val/retrieval_top5]", "12: pruner: asha compares trials by one"),
         ("val/retrieval_top1", "{metric: val/retrieval_top1, direction: max}", "5: objective.direction: must be max"),
         ("budget: {trials: 10}", "budget: {trials: 0}", "13: budget.trials: must be a whole number, 1 or more"),
@@ -125,6 +126,7 @@ def test_a_mistake_is_one_line_with_its_place(before: str, after: str, said: str
     assert "\n" not in message
     assert said in message
     assert "try.yaml" in message
+    assert len(message) < 900
 
 
 def test_settings_of_the_machine_may_differ_and_no_others(write: Callable[..., Path]) -> None:
