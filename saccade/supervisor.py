@@ -26,7 +26,7 @@ from saccade.journal import last_attempt
 from saccade.progress import TERMINAL_VARIABLE
 from saccade.provenance import redact, strip_credentials
 from saccade.run_dir import SHIPPING_FILE, BusyError, RunDir
-from saccade.tracking.address import is_server, local_uri, resolve_uri, run_link, with_credentials
+from saccade.tracking.address import is_server, local_uri, resolve_uri, run_link, sqlite_file, with_credentials
 from saccade.tracking.errors import DeniedError, GoneError, RefusedError
 from saccade.tracking.model import ModelPackager
 from saccade.tracking.outcome import MISTAKE, exit_code, last_lines, outcome, time_of_end
@@ -182,10 +182,12 @@ def _attempt(
 ) -> tuple[int, int | None, bool]:
     """The trainer's exit code, the signal that asked it to stop, and whether all has been sent."""
     state, shipper = shipment.state, Shipper(shipment, console.say)
+    # A file of ours that is still to be made cannot say no, and MLflow takes seconds to make its tables.
+    new_file = shipment.uri == local_uri(run.root) and not _exists(shipment.uri)
     trainer, offset = _start(run, command, console)  # first: it has the most to read
     shipper.start()
     try:
-        _await_tracking(run, shipper, signals, fresh=fresh)
+        _await_tracking(run, shipper, signals, fresh=fresh, patience_sec=0.0 if new_file else _CONNECT_SEC)
         where = _link(shipment) or f"{redact(shipment.uri)}, experiment '{state.experiment}'"
         console.say(f"saccade: tracked at {where}")
         packager = ModelPackager(run) if state.package else None
@@ -225,13 +227,18 @@ def _state(
     return state, uri
 
 
-def _await_tracking(run: RunDir, shipper: Shipper, signals: Signals, *, fresh: bool) -> None:
+def _exists(uri: str) -> bool:
+    file = sqlite_file(uri)
+    return file is not None and file.exists()
+
+
+def _await_tracking(run: RunDir, shipper: Shipper, signals: Signals, *, fresh: bool, patience_sec: float) -> None:
     """Give the server a moment to say no: a wrong password or a deleted experiment is better known before training.
 
     Raises:
         RunError: It said no.
     """
-    deadline = time.monotonic() + _CONNECT_SEC
+    deadline = time.monotonic() + patience_sec
     while not shipper.wait_for_answer(0.1) and time.monotonic() < deadline and signals.first is None:
         pass
     trouble = shipper.trouble

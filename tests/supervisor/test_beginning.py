@@ -7,8 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from saccade import supervisor
-from saccade.run_dir import RunDir
+from saccade.run_dir import RunDir, create_run
+from saccade.spec import Spec
 from saccade.supervisor import supervise
+from saccade.tracking.address import local_uri, sqlite_file
 
 from ..supervised import curve, history, tracked, train
 
@@ -22,7 +24,7 @@ def after_asking(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], obje
     ask = supervisor._await_tracking
 
     def set_up(act: Callable[[], object]) -> None:
-        def asked(*given: object, **options: bool) -> None:
+        def asked(*given: object, **options: float) -> None:
             ask(*given, **options)
             act()
 
@@ -58,3 +60,19 @@ def test_two_processes_each_get_the_word(run: RunDir, monkeypatch: pytest.Monkey
     monkeypatch.setattr(RunDir, "record", lambda self: {**record, "processes": 2})
     command = [sys.executable, "-c", code]
     assert supervise(run, resume=False, tracking_uri=None, experiment="tests", command=command) == 0
+
+
+def test_a_database_that_is_still_to_be_made_is_not_waited_for(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    sqlite_file(local_uri(run.root)).unlink(missing_ok=True)  # type: ignore[union-attr]
+    ask, waits = supervisor._await_tracking, []
+
+    def asked(*given: object, **options: float) -> None:
+        waits.append(options["patience_sec"])
+        ask(*given, **options)
+
+    monkeypatch.setattr(supervisor, "_await_tracking", asked)
+    second = create_run(run.root, Spec(name="second"), ["saccade", "run"])
+    for each in (run, second):
+        assert train(each, ["train", 3]) == 0
+        assert history(each, "pretrain/loss") == curve(3)
+    assert waits == [0.0, 10.0]
