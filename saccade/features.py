@@ -7,7 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from saccade.datasets.clips import Item, VideoClips, make_loader, render
+from saccade.datasets.clips import Item, VideoClips, make_loader
+from saccade.datasets.render import render
 from saccade.engine import ranks
 from saccade.engine.stop import StopRequest
 from saccade.progress import progress
@@ -59,9 +60,10 @@ def extract_features(
     rounds = [batches[start : start + ranks.size()] for start in range(0, len(batches), ranks.size())]
     # In the last round a process for which nothing is left does one that another does too.
     own = [each[min(ranks.rank(), len(each) - 1)] for each in rounds]
+    loader = make_loader(dataset, own, workers, patience_sec, pinned=device.type == "cuda")
     rows, place = torch.empty(0), 0
     with progress(desc=desc, unit="video", total=len(items)) as bar:
-        for samples, done in zip(make_loader(dataset, own, workers, patience_sec), rounds, strict=True):
+        for samples, done in zip(loader, rounds, strict=True):
             clips, masks = render(samples, size=clip_size, device=device, normalised=normalised)
             features = encode(clips, masks).float()
             features = features.view(len(samples), -1, features.shape[-1])

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saccade.datasets.clips import Sample, render
+from saccade.datasets.clips import Sample
+from saccade.datasets.render import render
 from saccade.engine import ranks
 from saccade.engine.clock import Clock
 from saccade.engine.device import Machine, send

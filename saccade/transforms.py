@@ -178,10 +178,12 @@ def _crop_and_flip(images: Tensor, view: View, size: int, interpolation: str) ->
     return tv.horizontal_flip(images) if view.flip else images
 
 
-def normalise(clips: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
+def normalise(
+    clips: Tensor, mean: Sequence[float] | Tensor = IMAGENET_MEAN, std: Sequence[float] | Tensor = IMAGENET_STD
+) -> Tensor:
     """Clips `[..., 3, T, H, W]` in [0, 1] to zero mean and unit deviation per channel."""
-    shape = (3, 1, 1, 1)
-    return (clips - clips.new_tensor(mean).view(shape)) / clips.new_tensor(std).view(shape)
+    centre, spread = (torch.as_tensor(each, dtype=clips.dtype, device=clips.device) for each in (mean, std))
+    return (clips - centre.view(3, 1, 1, 1)) / spread.view(3, 1, 1, 1)
 
 
 def as_frames(frames: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Tensor:

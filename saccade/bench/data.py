@@ -17,13 +17,14 @@ from PIL import Image
 from saccade.bench.made_videos import GAZE_ROWS, GRID, write_rows, write_videos
 from saccade.bench.measure import Report, Row, compare, one_thread
 from saccade.bench.release_clips import release_sample
-from saccade.datasets.clips import Item, TrainingViews, VideoClips, render
+from saccade.datasets.clips import Item, TrainingViews, VideoClips
 from saccade.datasets.frames import decode_frame, list_frames
 from saccade.datasets.layout import Dataset, Video, load_dataset
 from saccade.datasets.packed import PackedStore, Settings, open_store
 from saccade.datasets.packed_plan import plan_pack
 from saccade.datasets.packed_write import pack
 from saccade.datasets.parallel import keep_freed_memory
+from saccade.datasets.render import render
 from saccade.rng import generator
 from saccade.spec import AugmentationSpec, ClipSpec, SaccadeSpec
 from saccade.transforms import Augmentation, apply_view

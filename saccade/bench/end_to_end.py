@@ -20,9 +20,10 @@ from saccade.bench.made_videos import GAZE_ROWS, write_rows, write_videos
 from saccade.bench.measure import Report, Row, compare, one_thread
 from saccade.bench.release_clips import release_sample
 from saccade.bench.step import BANK, Batch, Steps, paper_spec
-from saccade.datasets.clips import Item, TrainingViews, VideoClips, epoch_batches, make_loader, render
+from saccade.datasets.clips import Item, TrainingViews, VideoClips, epoch_batches, make_loader
 from saccade.datasets.layout import Video
 from saccade.datasets.parallel import keep_freed_memory
+from saccade.datasets.render import render
 from saccade.engine.device import Machine, pick_machine, send
 from saccade.spec import DataSpec, Spec
 
@@ -76,7 +77,8 @@ class _Runs:
 
     def _our_batches(self) -> Iterator[Batch]:
         device = self.machine.device
-        for samples in make_loader(VideoClips(self.data, self.views), iter(self._items()), self.workers):
+        videos, pinned = VideoClips(self.data, self.views), device.type == "cuda"
+        for samples in make_loader(videos, iter(self._items()), self.workers, pinned=pinned):
             clips, masks = render(samples, size=self.spec.clip.size, device=device)
             assert masks is not None
             yield Batch(clips, masks, send(torch.tensor([sample.index for sample in samples]), device))

@@ -7,7 +7,7 @@ Each dataset item is one video with its V clips; a frame that several of them us
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
@@ -26,19 +26,14 @@ from saccade.gaze.masks import fixation_mask
 from saccade.gaze.scanpath import Fixation
 from saccade.rng import generator
 from saccade.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     TEST_JITTER,
     Augmentation,
     View,
-    apply_view,
     as_frames,
     centre_view,
     draw_jitter,
     draw_training_view,
-    normalise,
 )
-from saccade.transforms_cpu import apply_view_cpu, normalise_in_place
 
 __all__ = [
     "ClipChooser",
@@ -51,7 +46,6 @@ __all__ = [
     "VideoClips",
     "epoch_batches",
     "make_loader",
-    "render",
 ]
 
 
@@ -77,6 +71,11 @@ class Sample:
     """How each clip is seen, V of them."""
     masks: Tensor | None
     """Fixation mask of each clip on the mask plane, uint8 `[V, 128, 171]`."""
+
+    def pin_memory(self) -> "Sample":
+        """The same where a GPU can fetch it from without the host waiting; the loader asks for it in a thread."""
+        masks = None if self.masks is None else self.masks.pin_memory()
+        return replace(self, frames=self.frames.pin_memory(), masks=masks)
 
 
 class Clip(NamedTuple):
@@ -283,12 +282,24 @@ def _start_worker(_: int) -> None:
 
 
 def make_loader(
-    dataset: VideoClips, batches: Iterable[list[Item]], workers: int, patience_sec: float = math.inf
+    dataset: VideoClips,
+    batches: Iterable[list[Item]],
+    workers: int,
+    patience_sec: float = math.inf,
+    *,
+    pinned: bool = False,
 ) -> Iterator[list[Sample]]:
     """Give one list of samples for each of `batches`, decoded by `workers` processes.
 
     Workers take one video at a time and are ahead by a batch between them: were each at batches of its own, as many
     batches of frames would lie in memory as there are workers, twice.
+
+    Args:
+        dataset: The videos.
+        batches: What is wanted of them.
+        workers: Processes that decode; 0: this one does.
+        patience_sec: How long a video may take to come.
+        pinned: Put frames and masks in pinned memory, for a GPU.
 
     Raises:
         DataError: A video is unreadable; the same line, whichever process has read it.
@@ -307,6 +318,7 @@ def make_loader(
             num_workers=workers,
             collate_fn=_as_it_is,
             worker_init_fn=_start_worker,
+            pin_memory=pinned,
             prefetch_factor=max(2, -(-len(first) // workers)) if workers else None,
             timeout=POLL_SEC if workers else 0,
             # A private generator: the loader would otherwise draw from torch's global one.
@@ -338,59 +350,3 @@ class _Items:
             for item in batch:
                 self.begun.append(item)
                 yield item
-
-
-def render(
-    samples: Sequence[Sample], *, size: int, device: torch.device, normalised: bool = True
-) -> tuple[Tensor, Tensor | None]:
-    """Make the encoder's input of a batch on `device`.
-
-    Args:
-        samples: B samples of V clips each.
-        size: Side of the clips, px.
-        device: Where to.
-        normalised: Give the clips ImageNet's mean and deviation, and not values in [0, 1].
-
-    Returns:
-        Clips `[B * V, 3, T, size, size]`, channels last in memory, and their masks `[B * V, 1, size, size]` or None.
-    """
-    if device.type == "cpu":
-        return _render_on_cpu(samples, size=size, normalised=normalised)
-    return _render_on_gpu(samples, size=size, device=device, normalised=normalised)
-
-
-def _render_on_gpu(
-    samples: Sequence[Sample], *, size: int, device: torch.device, normalised: bool
-) -> tuple[Tensor, Tensor | None]:
-    clips, masks = [], []
-    for sample in samples:
-        frames = sample.frames.to(device, non_blocking=True)
-        planes = None if sample.masks is None else sample.masks.to(device, non_blocking=True)
-        for v, view in enumerate(sample.views):
-            plane = None if planes is None else planes[v : v + 1]
-            clip, mask = apply_view(_frames_of(frames, sample.positions[v]), plane, view, size=size)
-            clips.append(clip)
-            if mask is not None:
-                masks.append(mask)
-    inputs = normalise(torch.stack(clips)) if normalised else torch.stack(clips)
-    return inputs.contiguous(memory_format=torch.channels_last_3d), torch.stack(masks) if masks else None
-
-
-def _frames_of(frames: Tensor, positions: Tensor) -> Tensor:
-    """Frames of a clip: they follow one another, so nothing is copied."""
-    first, last = int(positions[0]), int(positions[-1])
-    return frames[first : last + 1]
-
-
-def _render_on_cpu(samples: Sequence[Sample], *, size: int, normalised: bool) -> tuple[Tensor, Tensor | None]:
-    views = [(sample, v) for sample in samples for v in range(len(sample.views))]
-    clips = torch.empty(len(views), samples[0].positions.shape[1], size, size, 3)
-    masks = []
-    for clip, (sample, v) in zip(clips, views, strict=True):
-        plane = None if sample.masks is None else sample.masks[v : v + 1]
-        mask = apply_view_cpu(_frames_of(sample.frames, sample.positions[v]), plane, sample.views[v], clip)
-        if normalised:
-            normalise_in_place(clip, IMAGENET_MEAN, IMAGENET_STD)
-        if mask is not None:
-            masks.append(mask)
-    return clips.permute(0, 4, 1, 2, 3), torch.stack(masks) if masks else None

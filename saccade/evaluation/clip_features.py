@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from saccade.datasets.clips import EvenClips, Item, RandomClip, Sample, VideoClips, make_loader, render
+from saccade.datasets.clips import EvenClips, Item, RandomClip, Sample, VideoClips, make_loader
 from saccade.datasets.layout import Video
+from saccade.datasets.render import render
 from saccade.engine.device import Machine
 from saccade.models.encoder import Encoder
 from saccade.rng import generator
@@ -83,7 +84,8 @@ class EncodedClips(_Features):
     def batches(self, items: Iterable[list[Item]]) -> Iterator[list[Sample]]:
         """Decoded clips of each step."""
         dataset = VideoClips(self.clips.train, self.clips.random)
-        return make_loader(dataset, items, self.clips.workers, self.clips.patience_sec)
+        pinned = self.clips.machine.device.type == "cuda"
+        return make_loader(dataset, items, self.clips.workers, self.clips.patience_sec, pinned=pinned)
 
     def features(self, samples: Samples) -> tuple[Tensor, Tensor]:
         """Features `[B, C]` and positions of the videos `[B]`; gradients reach an encoder whose weights take them."""

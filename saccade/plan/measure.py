@@ -15,8 +15,9 @@ from torch import Tensor
 
 from saccade import builders
 from saccade.checkpoint import save_checkpoint
-from saccade.datasets.clips import ClipChooser, Item, Sample, VideoClips, epoch_batches, make_loader, render
+from saccade.datasets.clips import ClipChooser, Item, Sample, VideoClips, epoch_batches, make_loader
 from saccade.datasets.layout import Video
+from saccade.datasets.render import render
 from saccade.engine.device import has_bf16_units
 from saccade.engine.host import free_bytes, memory_available_bytes, usable_cores
 from saccade.evaluation.classifier import classifier_step
@@ -163,7 +164,8 @@ def _workers_gain(run: Run, step: Piece) -> float:
     batches = epoch_batches(
         len(run.data.train), step.videos, seed=run.spec.seed, first_step=STEPS, last_step=STEPS + 2 * workers
     )
-    arrivals = [time.perf_counter() for _ in make_loader(videos, batches, workers)]
+    pinned = run.machine.device.type == "cuda"
+    arrivals = [time.perf_counter() for _ in make_loader(videos, batches, workers, pinned=pinned)]
     # Before the first batch comes, the workers have to start.
     interval = (arrivals[-1] - arrivals[0]) / (len(arrivals) - 1)
     return min(max(step.load_sec / max(interval, 1e-9), 0.1), float(workers))

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from saccade import builders
-from saccade.datasets.clips import Item, VideoClips, render
+from saccade.datasets.clips import Item, VideoClips
+from saccade.datasets.render import render
 from saccade.engine import ranks
 from saccade.evaluation.retrieval import Retrieval, labels_of
 from saccade.figures.confusion import draw_confusion

@@ -12,7 +12,8 @@ from saccade.bench.data import bench_data
 from saccade.bench.made_videos import write_rows, write_videos
 from saccade.bench.measure import Report, Row
 from saccade.bench.release_clips import release_sample
-from saccade.datasets.clips import Item, VideoClips, render
+from saccade.datasets.clips import Item, VideoClips
+from saccade.datasets.render import render
 from saccade.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 

@@ -17,12 +17,11 @@ from saccade.datasets.clips import (
     Sample,
     TrainingViews,
     VideoClips,
-    _render_on_gpu,
     epoch_batches,
     make_loader,
-    render,
 )
 from saccade.datasets.layout import Video
+from saccade.datasets.render import _render_on_gpu, render
 from saccade.errors import DataError
 from saccade.gaze.masks import fixation_box
 from saccade.gaze.scanpath import Fixation
@@ -121,7 +120,7 @@ class TestLoading:
 
 def test_a_gpu_is_given_the_frames_as_they_are(videos: tuple[Video, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[list[Sample], dict[str, object]]] = []
-    monkeypatch.setattr("saccade.datasets.clips._render_on_gpu", lambda samples, **rest: given.append((samples, rest)))
+    monkeypatch.setattr("saccade.datasets.render._render_on_gpu", lambda samples, **rest: given.append((samples, rest)))
     samples, gpu = [VideoClips(videos, training_views(FULL))[Item(2, 0)]], torch.device("cuda")
     render(samples, size=20, device=gpu)
     assert given == [(samples, {"size": 20, "device": gpu, "normalised": True})]

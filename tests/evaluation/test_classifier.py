@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import SGD
 
-from saccade.datasets.clips import EvenClips, Item, RandomClip, VideoClips, epoch_batches, render
+from saccade.datasets.clips import EvenClips, Item, RandomClip, VideoClips, epoch_batches
 from saccade.datasets.layout import Video
+from saccade.datasets.render import render
 from saccade.engine.device import Machine
 from saccade.engine.stop import StopRequest
 from saccade.errors import RunError

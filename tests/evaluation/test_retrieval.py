@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from saccade.datasets.clips import EvenClips, Item, VideoClips, render
+from saccade.datasets.clips import EvenClips, Item, VideoClips
 from saccade.datasets.layout import Video
+from saccade.datasets.render import render
 from saccade.engine.stop import Stopped, StopRequest
 from saccade.errors import SpecError
 from saccade.evaluation.retrieval import (

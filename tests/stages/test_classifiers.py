@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from saccade import load_encoder
-from saccade.datasets.clips import EvenClips, Item, VideoClips, render
+from saccade.datasets.clips import EvenClips, Item, VideoClips
 from saccade.datasets.layout import Video
+from saccade.datasets.render import render
 from saccade.evaluation import classifier as classifier_module
 from saccade.journal import read_journal
 from saccade.runner import main
