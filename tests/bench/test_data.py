@@ -72,10 +72,11 @@ def test_every_pipeline_is_measured_beside_the_baseline() -> None:
     kinds = [name.partition(" (")[0] for name in pipelines]
     for kind in kinds:
         release, *read = groups.pop(f"for a GPU that augments: {kind}")
-        decoder, *beside = groups.pop(f"the same beside the decoder alone, distinct frames: {kind}")
+        decoder, kept, *beside = groups.pop(f"the same beside the decoder alone, distinct frames: {kind}")
         assert [row.name for row in read] == ["folders of JPEG files", "packed_jpeg", "packed_decoded"]
         assert [row.name for row in beside] == ["folders of JPEG files", "packed_jpeg"]
         assert (release.ratio, decoder.ratio) == (None, None)
+        assert kept.ratio == pytest.approx(kept.value / decoder.value)
     assert set(groups) - set(pipelines) == {
         "decoding a file",
         "crop, colours, blur, mask",
