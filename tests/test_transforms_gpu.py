@@ -34,7 +34,7 @@ def plain(frames: Tensor, view: View, size: int) -> Tensor:
     """[T, 3, size, size] of torchvision: crop and resize in float32, as it does them on a GPU, then in bytes."""
     small, _ = apply_view(frames.float(), None, View(view.crop, view.flip), size=size)
     small = (small.transpose(0, 1) * 255).round().clamp(0, 255).byte()
-    seen, _ = apply_view(small, None, replace(view, crop=Crop(0, 0, size, size), flip=False), size=size)
+    seen, _ = apply_view(small, None, view._replace(crop=Crop(0, 0, size, size), flip=False), size=size)
     return seen.transpose(0, 1)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,19 @@ import simplejpeg  # type: ignore[import-untyped]
 from saccade.datasets.links import refuse_links_out
 from saccade.errors import DataError
 
-__all__ = ["FRAME_SUFFIXES", "FrameFolder", "decode_frame", "list_frames", "read_frames", "scan_frames"]
+__all__ = [
+    "FRAME_SUFFIXES",
+    "Empty",
+    "FrameFolder",
+    "decode_frame",
+    "list_frames",
+    "new_array",
+    "read_frames",
+    "scan_frames",
+]
+
+Empty = Callable[[tuple[int, ...]], npt.NDArray[np.uint8]]
+"""Gives an array of bytes of a shape for frames to be decoded into."""
 
 FRAME_SUFFIXES = (".jpg", ".jpeg")
 """What a frame's file name ends with, in either case."""
@@ -27,6 +39,8 @@ _MAX_PIXELS = 1 << 26
 """Of a frame: twice those of 8K video, 200 MB decoded. A file of a few bytes may claim sixty times as many."""
 _SIZES = 16
 """Frames of a video whose file size is asked for."""
+_ROOM_BYTES = 1 << 17
+"""To read files into, more as they need it: five times a frame of UCF101."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +63,7 @@ def list_frames(folder: Path) -> tuple[str, ...]:
         names = os.listdir(folder)
     except OSError as error:
         raise DataError(f"{folder}: its frames cannot be listed: {error.strerror}; {_LOOK}") from error
-    return tuple(sorted(name for name in names if name.lower().endswith(FRAME_SUFFIXES) and name[0] != "."))
+    return tuple(sorted([name for name in names if name.lower().endswith(FRAME_SUFFIXES) and name[0] != "."]))
 
 
 def _check_order(folder: Path, names: Sequence[str]) -> None:
@@ -86,6 +100,11 @@ def scan_frames(folder: Path, dataset: Path) -> FrameFolder:
     return FrameFolder(folder, len(names), sizes)
 
 
+def new_array(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Memory of this process, for frames that stay in it."""
+    return np.empty(shape, np.uint8)
+
+
 def decode_frame(
     data: bytes | memoryview, place: object, buffer: npt.NDArray[np.uint8] | None = None
 ) -> npt.NDArray[np.uint8]:
@@ -97,50 +116,89 @@ def decode_frame(
     Args:
         data: The file's bytes.
         place: Where they are from, for messages.
-        buffer: Where the pixels go, RGB `[H, W, 3]`; None: a new array.
+        buffer: Where the pixels go, RGB `[H, W, 3]`, contiguous; None: a new array.
 
     Raises:
         DataError: It is empty, cut off, damaged, no JPEG, or of another size than the buffer.
     """
+    _check_end(data, place)
+    if buffer is None:
+        buffer = new_array(_shape(data, place))
+    try:
+        pixels = simplejpeg.decode_jpeg(data, buffer=buffer)
+    except ValueError as error:
+        _check_shape(data, place, buffer.shape)  # A larger picture does not fit, which can be said better here.
+        raise _undecodable(place, error) from None
+    if pixels.shape != buffer.shape:  # A smaller one does.
+        _check_shape(data, place, buffer.shape)
+    return buffer
+
+
+def _check_end(data: bytes | memoryview, place: object) -> None:
     # Without its end a JPEG decodes to a picture with a grey bottom, and what is wrong can be said better here.
-    if _END_OF_IMAGE not in bytes(data[-_TAIL_BYTES:]):
+    if data[-2:] != _END_OF_IMAGE and _END_OF_IMAGE not in bytes(data[-_TAIL_BYTES:]):
         kind = "is empty" if not len(data) else "is cut off or no JPEG"
         raise DataError(
             f"{place}: this frame {kind} ({len(data)} bytes); write it again, or put the video in data.exclude"
         )
+
+
+def _shape(data: bytes | memoryview, place: object) -> tuple[int, int, int]:
+    """`[H, W, 3]` of a JPEG, as its header claims."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        if height * width > _MAX_PIXELS:
-            raise DataError(
-                f"{place}: this frame claims {width} x {height} px, more than {_MAX_PIXELS >> 20} million; write it "
-                "smaller, or put the video in data.exclude"
-            )
-        if buffer is not None and buffer.shape != (height, width, 3):
-            raise DataError(
-                f"{place}: this frame is {width} x {height} px, but others of the video are "
-                f"{buffer.shape[1]} x {buffer.shape[0]}; write the video's frames again, or put it in data.exclude"
-            )
-        return np.asarray(simplejpeg.decode_jpeg(data, buffer=buffer), dtype=np.uint8)
     except ValueError as error:
-        why = str(error).strip() or "no reason given"
+        raise _undecodable(place, error) from None
+    if height * width > _MAX_PIXELS:
         raise DataError(
-            f"{place}: this frame cannot be decoded ({why}); write it again, or put the video in data.exclude"
-        ) from None
+            f"{place}: this frame claims {width} x {height} px, more than {_MAX_PIXELS >> 20} million; write it "
+            "smaller, or put the video in data.exclude"
+        )
+    return height, width, 3
 
 
-def _read(path: Path | str) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except OSError as error:
-        raise DataError(f"{path}: this frame cannot be read: {error.strerror}; {_LOOK}") from error
+def _check_shape(data: bytes | memoryview, place: object, wanted: tuple[int, ...]) -> None:
+    height, width, _ = _shape(data, place)
+    if (height, width, 3) != wanted:
+        raise DataError(
+            f"{place}: this frame is {width} x {height} px, but others of the video are "
+            f"{wanted[1]} x {wanted[0]}; write the video's frames again, or put it in data.exclude"
+        )
 
 
-def read_frames(paths: Sequence[Path | str]) -> npt.NDArray[np.uint8]:
+def _undecodable(place: object, error: ValueError) -> DataError:
+    why = str(error).strip() or "no reason given"
+    return DataError(f"{place}: this frame cannot be decoded ({why}); write it again, or put the video in data.exclude")
+
+
+class _Room:
+    """Memory that file after file is read into: it stays in the processor's cache."""
+
+    def __init__(self) -> None:
+        self._bytes = memoryview(bytearray(_ROOM_BYTES))
+
+    def read(self, path: Path | str) -> memoryview:
+        """A file's bytes, until the next one is read."""
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                length = os.readv(file, [self._bytes])
+                while length == len(self._bytes):
+                    self._bytes = memoryview(bytearray(self._bytes) + bytearray(length))
+                    length += os.readv(file, [self._bytes[length:]])
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise DataError(f"{path}: this frame cannot be read: {error.strerror}; {_LOOK}") from error
+        return self._bytes[:length]
+
+
+def read_frames(paths: Sequence[Path | str], empty: Empty = new_array) -> npt.NDArray[np.uint8]:
     """Decode frames of one video; a path that comes twice is decoded once.
 
     Args:
         paths: Frame files, at least one.
+        empty: Gives the memory that they are decoded into.
 
     Returns:
         RGB `[len(paths), H, W, 3]`.
@@ -148,14 +206,16 @@ def read_frames(paths: Sequence[Path | str]) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: A frame is unreadable, cut off, damaged or of another size than the first; names the file.
     """
-    first = decode_frame(_read(paths[0]), paths[0])
-    frames = np.empty((len(paths), *first.shape), dtype=np.uint8)
-    frames[0] = first
+    room = _Room()
+    data = room.read(paths[0])
+    _check_end(data, paths[0])
+    frames = empty((len(paths), *_shape(data, paths[0])))
+    decode_frame(data, paths[0], frames[0])
     places = {paths[0]: 0}
     for place, path in enumerate(paths[1:], start=1):
         if path in places:
             frames[place] = frames[places[path]]
         else:
-            decode_frame(_read(path), path, frames[place])
+            decode_frame(room.read(path), path, frames[place])
             places[path] = place
     return frames

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade.datasets.digest import content_digest, scanpath_digest
-from saccade.datasets.frames import FrameFolder, list_frames, read_frames, scan_frames
+from saccade.datasets.frames import Empty, FrameFolder, list_frames, new_array, read_frames, scan_frames
 from saccade.datasets.links import refuse_links_out
 from saccade.datasets.packed import PackedStore, open_store
 from saccade.datasets.splits import Entry, Split, names_on_disk, read_split
@@ -48,21 +48,22 @@ class Video:
     store: PackedStore | None = field(default=None, compare=False, repr=False)
     """Where its frames are, when not in a folder."""
 
-    def read(self, numbers: Sequence[int]) -> npt.NDArray[np.uint8]:
-        """Frames by their numbers, from 0: RGB `[len(numbers), H, W, 3]`.
+    def read(self, numbers: Sequence[int], empty: Empty = new_array) -> npt.NDArray[np.uint8]:
+        """Frames by their numbers, from 0: RGB `[len(numbers), H, W, 3]`, in memory that `empty` gives.
 
         Raises:
             DataError: One is unreadable, or there are not as many any more as there were; names the file.
         """
         if self.store is not None:
-            return self.store.read(self.frame_dir.name, numbers)
+            return self.store.read(self.frame_dir.name, numbers, empty)
         paths = list_frames(self.frame_dir)
         if len(paths) != self.frames:
             raise DataError(
                 f"{self.frame_dir}: holds {len(paths)} frames, but had {self.frames} when the run began; "
                 "restore them and resume, or start a new run"
             )
-        return read_frames([os.path.join(self.frame_dir, paths[number]) for number in numbers])
+        folder = os.fspath(self.frame_dir)
+        return read_frames([f"{folder}/{paths[number]}" for number in numbers], empty)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from saccade.datasets.frames import FrameFolder, decode_frame
+from saccade.datasets.frames import Empty, FrameFolder, decode_frame, new_array
 from saccade.datasets.splits import name_fault
 from saccade.errors import DataError
 from saccade.strict_json import parse_json, parse_object
@@ -54,6 +54,7 @@ ALIGNMENT = 8
 """Each frame begins at a multiple of this many bytes."""
 DATA_FILE, INDEX_FILE, INDEX_SUM_FILE = "frames.bin", "index.npz", "index.npz.sha256"
 _VERSION = 1
+_WORD = np.dtype("<u8")
 _NAME = re.compile(r"packed_(?:jpeg|decoded)(?:_[1-9]\d*)?")
 _AGAIN = "remove the folder and run `saccade data pack` again"
 
@@ -104,7 +105,7 @@ def padded(length: int) -> int:
 
 def quick_sum(data: npt.NDArray[np.uint8]) -> int:
     """Sum of the 64-bit words of a frame and the zeros after it, at memory speed: it tells of any word that changed."""
-    return int(data.view("<u8").sum(dtype=np.uint64))
+    return int(np.add.reduce(data.view(_WORD)))
 
 
 class _FramePlace(NamedTuple):
@@ -158,12 +159,13 @@ class PackedStore:
         sizes = tuple(int(size) for size in self._sizes[video] if size >= 0)
         return FrameFolder(self.folder / name, int(self._first[video + 1] - self._first[video]), sizes)
 
-    def read(self, name: str, numbers: Sequence[int]) -> npt.NDArray[np.uint8]:
+    def read(self, name: str, numbers: Sequence[int], empty: Empty = new_array) -> npt.NDArray[np.uint8]:
         """Frames of a video.
 
         Args:
             name: The video's.
             numbers: Which frames, from 0, in any order.
+            empty: Gives the memory that they come into.
 
         Returns:
             RGB `[len(numbers), H, W, 3]`.
@@ -173,15 +175,15 @@ class PackedStore:
         """
         video = self._place[name]
         height, width = (int(side) for side in self._shapes[video])
-        frames = np.empty((len(numbers), height, width, 3), np.uint8)
-        for out, number in zip(frames, numbers, strict=True):
-            at = int(self._first[video]) + number
-            start, length = int(self._starts[at]), int(self._lengths[at])
+        frames = empty((len(numbers), height, width, 3))
+        places = np.asarray(numbers) + self._first[video]
+        columns = (column[places].tolist() for column in (self._starts, self._lengths, self._sums))
+        for out, number, start, length, wanted in zip(frames, numbers, *columns, strict=True):
             data = self._data[start : start + padded(length)]
-            if quick_sum(data) != int(self._sums[at]):
+            if quick_sum(data) != wanted:
                 raise DataError(f"{self._frame(name, number)} is damaged: its checksum differs; {_AGAIN}")
             if self.settings.kind == "jpeg":
-                decode_frame(data[:length].data, self._frame(name, number), out)
+                decode_frame(data.data[:length], self._frame(name, number), out)
             else:
                 np.copyto(out, data[:length].reshape(out.shape))
         return frames
