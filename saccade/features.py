@@ -7,7 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from saccade.datasets.clips import Item, VideoClips, make_loader
+from saccade.datasets.clips import Item, VideoClips
+from saccade.datasets.loader import make_loader
 from saccade.datasets.render import render
 from saccade.engine import ranks
 from saccade.engine.stop import StopRequest

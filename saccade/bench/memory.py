@@ -16,8 +16,9 @@ from saccade.bench.clustering import clustered
 from saccade.bench.made_videos import GAZE_ROWS, GRID, write_rows, write_videos
 from saccade.bench.measure import Report, Row
 from saccade.clustering import write_clustering
-from saccade.datasets.clips import VideoClips, epoch_batches, make_loader
+from saccade.datasets.clips import VideoClips, epoch_batches
 from saccade.datasets.layout import Video, load_dataset
+from saccade.datasets.loader import make_loader
 from saccade.losses import updated_slots
 from saccade.memory_bank import MemoryBank
 from saccade.plan.peak import PeakMemory

@@ -4,25 +4,21 @@ Each dataset item is one video with its V clips; a frame that several of them us
 (seed, purpose, epoch, index), so an item is the same in whichever process and order it is made.
 """
 
-import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any, NamedTuple, Protocol
+from functools import cache, partial
+from typing import NamedTuple, Protocol
 
-import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from saccade.datasets.frames import Empty, new_array
 from saccade.datasets.layout import Video
-from saccade.datasets.loader_watch import POLL_SEC, quiet_about_cores, watched
-from saccade.datasets.parallel import keep_freed_memory
-from saccade.errors import DataError
 from saccade.gaze.fixations import choose_fixations, even_starts, usable_length, view_starts
-from saccade.gaze.masks import fixation_mask
+from saccade.gaze.masks import PLANE_HEIGHT, PLANE_WIDTH, fixation_mask
 from saccade.gaze.scanpath import Fixation
 from saccade.rng import generator
 from saccade.transforms import (
@@ -37,6 +33,7 @@ from saccade.transforms import (
 
 __all__ = [
     "ClipChooser",
+    "Decoded",
     "EvenClips",
     "FirstViews",
     "Item",
@@ -45,7 +42,6 @@ __all__ = [
     "TrainingViews",
     "VideoClips",
     "epoch_batches",
-    "make_loader",
 ]
 
 
@@ -78,6 +74,28 @@ class Sample:
         return replace(self, frames=self.frames.pin_memory(), masks=masks)
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A sample in arrays, which a worker makes without PyTorch; shapes as in `Sample`."""
+
+    index: int
+    views: tuple[View, ...]
+    frames: npt.NDArray[np.uint8]
+    """`[n, H, W, 3]`."""
+    positions: npt.NDArray[np.int64]
+    masks: npt.NDArray[np.uint8] | None
+
+    def sample(self) -> Sample:
+        """The same in tensors, of the same memory."""
+        return Sample(
+            index=self.index,
+            frames=as_frames(self.frames),
+            positions=torch.from_numpy(self.positions),
+            views=self.views,
+            masks=None if self.masks is None else torch.from_numpy(self.masks),
+        )
+
+
 class Clip(NamedTuple):
     """A clip before decoding: its first frame and the cell that is looked at, if any."""
 
@@ -106,6 +124,9 @@ class ClipChooser(Protocol):
         ...
 
 
+_mask = cache(fixation_mask)  # A run has as many as there are cells, 22 KB each.
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Fixations:
     """What the two choosers that follow scanpaths share."""
@@ -126,11 +147,11 @@ class _Fixations:
             deduplicate=self.deduplicate,
             length=usable_length(video.frames),
             clip_frames=self.clip_frames,
-            rng=generator(self.seed, "fixations", *item),
+            rng=partial(generator, self.seed, "fixations", *item),
         )
 
     def mask(self, cell: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-        return fixation_mask(cell, grid_num=self.grid_num, margin_h=self.margin_h)
+        return _mask(cell, grid_num=self.grid_num, margin_h=self.margin_h)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +168,7 @@ class TrainingViews(_Fixations):
 
     def views(self, item: Item, count: int, height: int, width: int) -> tuple[View, ...]:
         rng = generator(self.seed, "augmentation", *item)
-        return tuple(draw_training_view(rng, self.augmentation, height=height, width=width) for _ in range(count))
+        return tuple([draw_training_view(rng, self.augmentation, height=height, width=width) for _ in range(count)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +207,7 @@ class RandomClip(_WithoutFixation):
 
     def views(self, item: Item, count: int, height: int, width: int) -> tuple[View, ...]:
         rng = generator(self.seed, "augmentation", *item)
-        return tuple(draw_training_view(rng, self.augmentation, height=height, width=width) for _ in range(count))
+        return tuple([draw_training_view(rng, self.augmentation, height=height, width=width) for _ in range(count)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,21 +243,42 @@ class VideoClips(Dataset[Sample]):
         return len(self.videos)
 
     def __getitem__(self, item: Item) -> Sample:
+        return self.decode(item).sample()
+
+    def decode(self, item: Item, empty: Empty = new_array) -> Decoded:
+        """The clips of a video, frames and masks in memory that `empty` gives.
+
+        Raises:
+            DataError: A frame is unreadable; names it.
+        """
         video = self.videos[item.video]
-        clips = self.chooser.clips(video, item)
-        wanted = np.array([range(clip.start, clip.start + self.chooser.clip_frames) for clip in clips])
-        distinct, positions = np.unique(wanted, return_inverse=True)
-        frames = as_frames(video.read(distinct.tolist()))
+        clips, count = self.chooser.clips(video, item), self.chooser.clip_frames
+        # Between two videos the processor's caches are full of frames: what is loaded anew for NumPy's own way takes
+        # ten times as long as its work.
+        distinct = sorted({number for clip in clips for number in range(clip.start, clip.start + count)})
+        frames = video.read(distinct, empty)
+        firsts = [distinct.index(clip.start) for clip in clips]
         cells = [clip.cell for clip in clips if clip.cell is not None]
-        masks = torch.from_numpy(np.stack([self.chooser.mask(cell) for cell in cells])) if cells else None
-        height, width = frames.shape[-2:]
-        return Sample(
+        masks = empty((len(cells), PLANE_HEIGHT, PLANE_WIDTH)) if cells else None
+        for row, cell in enumerate(cells):
+            masks[row] = self.chooser.mask(cell)  # type: ignore[index]
+        return Decoded(
             index=item.video,
+            views=self.chooser.views(item, len(clips), *frames.shape[1:3]),
             frames=frames,
-            positions=torch.from_numpy(positions.reshape(wanted.shape)),
-            views=self.chooser.views(item, len(clips), height, width),
+            positions=np.array([range(first, first + count) for first in firsts]),
             masks=masks,
         )
+
+    def bytes_at_most(self, item: Item) -> int:
+        """Of a sample of as many clips, with positions and masks, were they to share no frame.
+
+        Raises:
+            DataError: The video's first frame is unreadable, whose size counts.
+        """
+        video = self.videos[item.video]
+        clips, frames = len(self.chooser.clips(video, item)), self.chooser.clip_frames
+        return clips * (frames * (video.read([0]).nbytes + 8) + PLANE_HEIGHT * PLANE_WIDTH)
 
 
 def epoch_batches(
@@ -252,101 +294,3 @@ def epoch_batches(
         for place in range(steps):
             if first_step <= (epoch - 1) * steps + place < last_step:
                 yield [Item(epoch, int(i)) for i in order[place * batch_size : (place + 1) * batch_size]]
-
-
-class _Mistakes(Dataset[Sample | DataError]):
-    """Hands over a user's mistake as a value: raised in a worker, it would arrive as a traceback of many lines."""
-
-    def __init__(self, dataset: VideoClips) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, item: Item) -> Sample | DataError:
-        try:
-            return self._dataset[item]
-        except DataError as error:
-            return error
-        except MemoryError:
-            return DataError(
-                f"{self._dataset.videos[item.video].name}: there is no memory for its frames; lower engine.workers or "
-                "pretrain.batch_size, or ask for more memory; then resume the run"
-            )
-
-
-def _as_it_is(sample: Any) -> Any:
-    return sample  # videos differ in frame size, so nothing is stacked
-
-
-def _start_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # one process a core already; OpenCV would take all cores in each
-    keep_freed_memory()
-
-
-def make_loader(
-    dataset: VideoClips,
-    batches: Iterable[list[Item]],
-    workers: int,
-    patience_sec: float = math.inf,
-    *,
-    pinned: bool = False,
-) -> Iterator[list[Sample]]:
-    """Give one list of samples for each of `batches`, decoded by `workers` processes.
-
-    Workers take one video at a time and are ahead by a batch between them: were each at batches of its own, as many
-    batches of frames would lie in memory as there are workers, twice.
-
-    Args:
-        dataset: The videos.
-        batches: What is wanted of them.
-        workers: Processes that decode; 0: this one does.
-        patience_sec: How long a video may take to come.
-        pinned: Put frames and masks in pinned memory, for a GPU.
-
-    Raises:
-        DataError: A video is unreadable; the same line, whichever process has read it.
-        WorkerError: A worker has died, or has not handed over a video for `patience_sec`.
-    """
-    coming = iter(batches)
-    first = next(coming, None)
-    if first is None:
-        return
-    items = _Items(chain([first], coming))
-    with quiet_about_cores():
-        loader = DataLoader(
-            _Mistakes(dataset),
-            batch_size=None,
-            sampler=items,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_start_worker,
-            pin_memory=pinned,
-            prefetch_factor=max(2, -(-len(first) // workers)) if workers else None,
-            timeout=POLL_SEC if workers else 0,
-            # A private generator: the loader would otherwise draw from torch's global one.
-            generator=torch.Generator(),
-        )
-    samples: list[Sample] = []
-    for sample in watched(loader, patience_sec, lambda: dataset.videos[items.begun[0].video].name):
-        if isinstance(sample, DataError):
-            raise sample
-        items.begun.popleft()
-        samples.append(sample)
-        if len(samples) == items.sizes[0]:
-            items.sizes.popleft()
-            yield samples
-            samples = []
-
-
-class _Items:
-    """A sampler of the items of given batches, which remembers what of them is under way."""
-
-    def __init__(self, batches: Iterable[list[Item]]) -> None:
-        self._batches = batches
-        self.sizes: deque[int] = deque()
-        self.begun: deque[Item] = deque()
-
-    def __iter__(self) -> Iterator[Item]:
-        for batch in self._batches:
-            self.sizes.append(len(batch))
-            for item in batch:
-                self.begun.append(item)
-                yield item

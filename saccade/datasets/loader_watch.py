@@ -121,7 +121,7 @@ def _death(code: int, count: int) -> str:
     remedy = {
         "SIGKILL": f"most likely by the kernel, for want of memory: lower engine.workers (there were {count}) or "
         "pretrain.batch_size, or ask for more memory (sbatch --mem, docker run --memory)",
-        "SIGBUS": "for want of shared memory: docker run --shm-size=8g (or --ipc=host), or set engine.workers=0",
+        "SIGBUS": "by a file that has become shorter or a disk that fails: look with saccade data check",
         "SIGTERM": "from outside",
     }.get(name, "a fault in a library: with engine.workers=0 it shows where")
     return f"a data worker was ended by {name}, {remedy}{_RESUME}"

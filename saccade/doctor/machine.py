@@ -53,17 +53,13 @@ def check_memory() -> Iterator[Check]:
 
 
 def check_shared_memory(shm: Path = Path("/dev/shm")) -> Iterator[Check]:
-    """Where loading processes hand over their frames."""
+    """Where processes find each other, and several GPUs exchange their gradients; frames do not go through it."""
     if not shm.is_dir():
         yield Check("shared memory", BAD, f"{shm} is not there", "set engine.workers=0, or mount a tmpfs there")
         return
     room = free_bytes(shm)
-    state: State = BAD if room < _GIB // 8 else WARN if room < 2 * _GIB else OK
-    remedy = (
-        ""
-        if state == OK
-        else "docker run --shm-size=8g (or --ipc=host), or engine.workers=0; else workers die (bus error)"
-    )
+    state: State = WARN if room < _GIB else OK
+    remedy = "" if state == OK else "to train on several GPUs (NCCL): docker run --shm-size=8g, or --ipc=host"
     yield Check("shared memory", state, f"{bytes_text(room)} free in {shm}", remedy)
 
 

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from saccade.datasets.clips import EvenClips, Item, RandomClip, Sample, VideoClips, make_loader
+from saccade.datasets.clips import EvenClips, Item, RandomClip, Sample, VideoClips
 from saccade.datasets.layout import Video
+from saccade.datasets.loader import make_loader
 from saccade.datasets.render import render
 from saccade.engine.device import Machine
 from saccade.models.encoder import Encoder

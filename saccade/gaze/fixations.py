@@ -3,7 +3,7 @@
 Frames are counted from 0. The usable length of a video is one less than its frames, as in the published recipe.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def choose_fixations(
     deduplicate: bool,
     length: int,
     clip_frames: int,
-    rng: np.random.Generator,
+    rng: Callable[[], np.random.Generator],
 ) -> tuple[Fixation, ...]:
     """The `focus_num` fixations of a video: the first of its scanpath, completed by random ones.
 
@@ -36,7 +36,7 @@ def choose_fixations(
         deduplicate: Drop those of the first F fixations whose cell an earlier one has.
         length: Usable length of the video, frames.
         clip_frames: T, frames of a clip.
-        rng: Source of the random fixations.
+        rng: Gives the source of the random fixations, where any are missing.
     """
     chosen: list[Fixation] = []
     for fixation in scanpath[:focus_num]:
@@ -44,9 +44,10 @@ def choose_fixations(
             chosen.append(fixation)
     missing = focus_num - len(chosen)
     if missing:
-        cells = rng.choice(grid_num**2, size=missing, replace=False)
+        source = rng()
+        cells = source.choice(grid_num**2, size=missing, replace=False)
         # A video barely longer than a clip leaves no start in [1, length - T): it begins at 1, or where it can.
-        starts = rng.integers(1, max(length - clip_frames, 2), size=missing)
+        starts = source.integers(1, max(length - clip_frames, 2), size=missing)
         chosen += [Fixation(int(c), int(s), int(s) + clip_frames) for c, s in zip(cells, starts, strict=True)]
     return tuple(chosen)
 

@@ -19,8 +19,6 @@ _BUSY = 0.5
 _LONG_SEC = 14 * 86400.0
 _LOST_SEC = 2 * 3600.0
 """Work that a kill may cost before anybody minds."""
-_HANDED_OVER = 3
-"""Batches that lie in /dev/shm at a time: the one that is worked on, the next, and what workers are ahead."""
 
 
 def advise_on_machine(spec: Spec, plan: Plan, *, tracked_here: bool) -> Iterator[str]:
@@ -111,13 +109,6 @@ def _advise_on_workers(spec: Spec, measured: Measured) -> Iterator[str]:
         yield (
             f"engine.workers: {workers} on {cores:g} cores{shared} only change places; set at most "
             f"{math.floor(cores) or 1}"
-        )
-    ready = _HANDED_OVER * measured.batch_bytes
-    room = measured.machinery.shm_bytes
-    if workers and room is not None and ready > _FULL * room:
-        yield (
-            f"engine.workers: {workers} hand over {bytes_text(ready)} of frames in /dev/shm, which has "
-            f"{bytes_text(room)}; set 0, or give the container more (docker run --shm-size)"
         )
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from saccade import builders
 from saccade.checkpoint import save_checkpoint
-from saccade.datasets.clips import ClipChooser, Item, Sample, VideoClips, epoch_batches, make_loader
+from saccade.datasets.clips import ClipChooser, Item, Sample, VideoClips, epoch_batches
 from saccade.datasets.layout import Video
+from saccade.datasets.loader import make_loader
 from saccade.datasets.render import render
 from saccade.engine.device import has_bf16_units
 from saccade.engine.host import free_bytes, memory_available_bytes, usable_cores
@@ -51,7 +52,6 @@ def machinery(run: Run, disk: Path) -> Machinery:
         run: The run.
         disk: Folder of the runs, there or not.
     """
-    shm = Path("/dev/shm")
     return Machinery(
         description=run.machine.description,
         device=run.machine.device.type,
@@ -61,7 +61,6 @@ def machinery(run: Run, disk: Path) -> Machinery:
         cores=usable_cores(),
         load=os.getloadavg()[0],
         memory_bytes=memory_available_bytes(),
-        shm_bytes=free_bytes(shm) if shm.is_dir() else None,
         disk_bytes=free_bytes(disk),
     )
 
@@ -79,10 +78,10 @@ def measure(
         peak: Watches the memory.
         say: Is told what comes next.
     """
-    step, batch_bytes, gain, prototyping = None, 0, 1.0, None
+    step, gain, prototyping = None, 1.0, None
     say("loading and training steps")
     if run.timetable.steps:
-        step, batch_bytes = _training(run, STEPS)
+        step = _training(run, STEPS)
         gain = _workers_gain(run, step)
     save_sec, checkpoint_bytes = _checkpoint(run)
     if any(map(run.timetable.clusters_after, range(1, run.timetable.epochs + 1))):
@@ -101,7 +100,6 @@ def measure(
         step=step,
         prototyping=prototyping,
         workers_gain=gain,
-        batch_bytes=batch_bytes,
         frame_px=_frame_px(run),
         pictures_sec=pictures_sec,
         passes=passes,
@@ -130,11 +128,11 @@ def _piece(videos: int, loads: Sequence[Seconds], works: Sequence[Seconds]) -> P
     return Piece(videos, load.wall, load.cpu, work.wall, work.cpu)
 
 
-def _training(run: Run, steps: int) -> tuple[Piece, int]:
-    """Real steps on real batches, and the bytes of a batch's frames."""
+def _training(run: Run, steps: int) -> Piece:
+    """Real steps on real batches."""
     recipe, batch_size, device = builders.build_recipe(run.spec), run.spec.pretrain.batch_size, run.machine.device
     videos = VideoClips(run.data.train, builders.build_training_views(run.spec))
-    loads, works, sizes = [], [], []
+    loads, works = [], []
     first = run.learner.step
     run.learner.train()
     run.learner.set_rates(run.timetable.rate(1), run.timetable.projection_lr_ratio)
@@ -150,9 +148,8 @@ def _training(run: Run, steps: int) -> tuple[Piece, int]:
 
         works.append(timed(step, device)[1])
         loads.append(load)
-        sizes.append(sum(sample.frames.nbytes for sample in samples))
         run.learner.step += 1
-    return _piece(batch_size, loads, works), max(sizes)
+    return _piece(batch_size, loads, works)
 
 
 def _workers_gain(run: Run, step: Piece) -> float:
@@ -204,7 +201,7 @@ def _prototyping(run: Run) -> Prototyping:
     kmeans_sec, prototypes = _kmeans(run)
     record_sec, record_bytes = _record(run, prototypes)
     run.learner.set_prototypes(prototypes)
-    step, _ = _training(run, 1)
+    step = _training(run, 1)
     return Prototyping(
         features=features,
         kmeans_sec=kmeans_sec,

@@ -37,8 +37,6 @@ class Machinery:
     """Processes that wanted a core in the minute before."""
     memory_bytes: int | None
     """That this process could take; None: unknown."""
-    shm_bytes: int | None
-    """Free in /dev/shm, through which workers hand over their frames."""
     disk_bytes: int
     """Free where the runs are."""
 
@@ -76,8 +74,6 @@ class Measured:
     """None too where prototypes would come after the last epoch."""
     workers_gain: float
     """How many times faster the spec's workers load than one process; 1 without workers."""
-    batch_bytes: int
-    """Decoded frames of a training batch."""
     frame_px: tuple[int, int]
     """Height and width of a frame."""
     pictures_sec: float

@@ -9,7 +9,8 @@ from torch import Tensor
 from saccade import builders
 from saccade.checkpoint import link_checkpoint, save_checkpoint
 from saccade.clustering import cluster_metrics, write_clustering
-from saccade.datasets.clips import VideoClips, epoch_batches, make_loader
+from saccade.datasets.clips import VideoClips, epoch_batches
+from saccade.datasets.loader import make_loader
 from saccade.datasets.loader_watch import WorkerError
 from saccade.engine import ranks
 from saccade.engine.stop import Stopped

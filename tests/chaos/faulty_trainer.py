@@ -42,7 +42,7 @@ STALL_SEC = 60.0
 
 PLACES: dict[str, tuple[Any, str]] = {
     "read": (saccade.builders, "build_dataset"),
-    "sample": (saccade.datasets.clips.VideoClips, "__getitem__"),
+    "sample": (saccade.datasets.clips.VideoClips, "decode"),
     "step": (saccade.pretrain, "training_step"),
     "features": (saccade.stages.run, "extract_features"),
     "clustering": (saccade.builders, "fit"),

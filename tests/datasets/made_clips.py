@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from saccade.datasets.clips import FirstViews, Sample, TrainingViews
 from saccade.datasets.layout import Video
@@ -59,3 +60,14 @@ def greys(sample: Sample) -> list[list[int]]:
     """Numbers of the frames that each clip of a `write_video` sample shows."""
     values = sample.frames[sample.positions][:, :, 0, 0, 0]
     return [[round(int(value) / 3) for value in clip] for clip in values]
+
+
+def assert_same_sample(one: Sample, other: Sample) -> None:
+    assert one.index == other.index
+    assert one.views == other.views
+    assert one.frames.stride() == other.frames.stride()
+    for a, b in ((one.frames, other.frames), (one.positions, other.positions), (one.masks, other.masks)):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)

@@ -18,16 +18,16 @@ from saccade.datasets.clips import (
     TrainingViews,
     VideoClips,
     epoch_batches,
-    make_loader,
 )
 from saccade.datasets.layout import Video
+from saccade.datasets.loader import make_loader
 from saccade.datasets.render import _render_on_gpu, render
 from saccade.errors import DataError
 from saccade.gaze.masks import fixation_box
 from saccade.gaze.scanpath import Fixation
 from saccade.transforms import IMAGENET_MEAN, IMAGENET_STD, apply_view, normalise
 
-from .made_clips import FULL, GEOMETRY, ROWS, training_views, write_video
+from .made_clips import FULL, GEOMETRY, ROWS, assert_same_sample, training_views, write_video
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +41,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Video, ...]:
         fitting = [Fixation(f.cell, min(f.start, frames - 1), min(f.end, frames)) for f in fixations]
         made.append(write_video(root / f"v{number}", frames, height, width, fitting, first=10 * number))
     return tuple(made)
-
-
-def assert_same_sample(one: Sample, other: Sample) -> None:
-    assert one.index == other.index
-    assert one.views == other.views
-    assert one.frames.stride() == other.frames.stride()
-    for a, b in ((one.frames, other.frames), (one.positions, other.positions), (one.masks, other.masks)):
-        assert (a is None) == (b is None)
-        if a is not None:
-            assert a.dtype == b.dtype
-            assert torch.equal(a, b)
 
 
 class TestLoading:
@@ -127,7 +116,7 @@ def test_a_gpu_is_given_the_frames_as_they_are(videos: tuple[Video, ...], monkey
 
 
 def test_memory_that_runs_out_is_one_line(videos: tuple[Video, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(video: Video, numbers: list[int]) -> np.ndarray:
+    def read(video: Video, *_: object) -> np.ndarray:
         raise MemoryError
 
     monkeypatch.setattr(Video, "read", read)

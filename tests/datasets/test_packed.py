@@ -16,7 +16,8 @@ import torch
 
 from saccade.datasets import packed_write
 from saccade.datasets.check import check_dataset
-from saccade.datasets.clips import EvenClips, Item, VideoClips, make_loader
+from saccade.datasets.clips import EvenClips, Item, VideoClips
+from saccade.datasets.loader import make_loader
 from saccade.datasets.packed import Settings, open_store, quick_sum
 from saccade.datasets.packed_plan import plan_pack
 from saccade.datasets.packed_write import pack

@@ -243,7 +243,7 @@ def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one(machine.check_cores()).state == OK
 
 
-@pytest.mark.parametrize(("mib", "state"), [(64, BAD), (1024, WARN), (4096, OK)])
+@pytest.mark.parametrize(("mib", "state"), [(64, WARN), (1000, WARN), (4096, OK)])
 def test_shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mib: int, state: str) -> None:
     monkeypatch.setattr(machine, "free_bytes", lambda path: mib << 20)
     check = one(machine.check_shared_memory(tmp_path))

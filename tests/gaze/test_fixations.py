@@ -11,7 +11,7 @@ from saccade.gaze.scanpath import Fixation
 
 def choose(rows: list[Fixation], seed: int = 0, **changes: object) -> tuple[Fixation, ...]:
     settings = {"focus_num": 3, "grid_num": 7, "deduplicate": True, "length": 100, "clip_frames": 16, **changes}
-    return choose_fixations(rows, rng=np.random.default_rng(seed), **settings)  # type: ignore[arg-type]
+    return choose_fixations(rows, rng=lambda: np.random.default_rng(seed), **settings)  # type: ignore[arg-type]
 
 
 ROWS = [Fixation(10, 0, 8), Fixation(11, 8, 20), Fixation(10, 20, 33), Fixation(40, 33, 50)]

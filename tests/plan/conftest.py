@@ -25,7 +25,6 @@ MACHINERY = {
     "cores": 4.0,
     "load": 0.5,
     "memory_bytes": 16 * GIB,
-    "shm_bytes": 8 * GIB,
     "disk_bytes": 100 * GIB,
 }
 
@@ -36,7 +35,6 @@ MEASURED: dict[str, Any] = {
     "step": Piece(10, 1.0, 1.0, 4.0, 16.0),
     "prototyping": None,
     "workers_gain": 1.0,
-    "batch_bytes": 100 * MIB,
     "frame_px": (240, 320),
     "pictures_sec": 2.0,
     # Five videos of ten clips: 10 s

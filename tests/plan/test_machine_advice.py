@@ -40,12 +40,10 @@ FAST = {"step": Piece(10, 0.1, 0.1, 4.0, 16.0)}
         (("engine.threads=8",), {}, FAST, ["engine.threads: 8 on 4 cores wait for each other; set null"]),
         (
             ("engine.workers=6",),
-            {"shm_bytes": GIB // 4},
+            {},
             FAST,
             [
                 "engine.workers: 6 on 4 cores only change places; set at most 4",
-                "engine.workers: 6 hand over 300 MiB of frames in /dev/shm, which has 256 MiB; set 0, or give the "
-                "container more (docker run --shm-size)",
             ],
         ),
         (
