@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from saccade import builders
 from saccade.bench.made_videos import GAZE_ROWS, write_rows, write_videos
-from saccade.bench.measure import Report, Row, compare, one_thread
+from saccade.bench.measure import Report, Row, compare, one_thread, own_seconds
 from saccade.bench.release_clips import release_sample
 from saccade.bench.step import BANK, Batch, Steps, paper_spec
-from saccade.datasets.clips import Item, TrainingViews, VideoClips, epoch_batches, make_loader
+from saccade.datasets.clips import Item, TrainingViews, VideoClips, epoch_batches
 from saccade.datasets.layout import Video
+from saccade.datasets.loader import make_loader
 from saccade.datasets.parallel import keep_freed_memory
 from saccade.datasets.render import render
 from saccade.engine.device import Machine, pick_machine, send
@@ -142,15 +143,8 @@ def bench_end_to_end(device: str = "auto", *, rounds: int = 3) -> Report:
 def _measured(runs: _Runs, rounds: int) -> list[Row]:
     clips = runs.counted * runs.batch * 2 * runs.spec.saccade.focus_num
     sides = {"release style": runs.theirs, "as here": runs.ours}
-    rows = compare("R3D, files to update", sides, amount=clips, unit="clips/s", rounds=rounds, seconds=_own_seconds)
+    rows = compare("R3D, files to update", sides, amount=clips, unit="clips/s", rounds=rounds, seconds=own_seconds)
     for name, side in zip(sides, ("theirs", "ours"), strict=True):
         shares = tuple(100 * share for share in runs.waited[side][1:])
         rows.append(Row("time until a batch is there", name, median(shares), "%", None, shares))
     return rows
-
-
-def _own_seconds(function: Callable[[], object]) -> float:
-    """What a function that measures itself says."""
-    seconds = function()
-    assert isinstance(seconds, float)
-    return seconds

@@ -16,7 +16,7 @@ import torch
 
 from saccade.amounts import columns
 
-__all__ = ["Report", "Row", "compare", "cpu_seconds", "one_thread"]
+__all__ = ["Report", "Row", "compare", "cpu_seconds", "one_thread", "own_seconds"]
 
 _PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "simplejpeg", "pillow")
 
@@ -99,6 +99,13 @@ def cpu_seconds(function: Callable[[], object]) -> float:
     began = time.process_time()
     function()
     return time.process_time() - began
+
+
+def own_seconds(function: Callable[[], object]) -> float:
+    """What a function that measures itself says."""
+    seconds = function()
+    assert isinstance(seconds, float)
+    return seconds
 
 
 def compare(
