@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saccade.engine.backward import Backward
 from saccade.engine.finite import LossWatch
 from saccade.errors import CheckpointError
 from saccade.memory_bank import MemoryBank
@@ -74,6 +75,7 @@ class Learner:
     ) -> None:
         self.encoder, self.projection, self.propagation = encoder, projection, propagation
         self.memory, self.optimizer, self.device = memory, optimizer, device
+        self.backward = Backward(self._modules().values())
         self.prototypes: tuple[Prototypes, ...] = ()
         self.targets: list[tuple[Tensor, Tensor, Tensor]] = []
         self.means = Means()

@@ -143,7 +143,7 @@ def training_step(
     pieces = zip(clips.chunk(parts), [None] * parts if masks is None else masks.chunk(parts), strict=True)
     for part, (some_clips, their_masks) in enumerate(pieces):
         loss, metrics, pooled = training_losses(learner, recipe, some_clips, their_masks, slots, machine, part)
-        (loss / parts).backward()  # type: ignore[no-untyped-call]
+        learner.backward(loss / parts, last=part == parts - 1)
         logged.append(metrics)
         features.append(pooled)
     metrics = ranks.mean(_means(logged))
@@ -151,7 +151,6 @@ def training_step(
     losses = {name: value for name, value in metrics.items() if "loss" in name}
     not_finite = learner.losses.watch(learner.step + 1, losses)
     learner.optimizer.found_inf = not_finite  # type: ignore[attr-defined]
-    ranks.average_gradients(parameter for group in learner.optimizer.param_groups for parameter in group["params"])
     learner.optimizer.step()
     whole = ranks.whole(torch.cat(features), parts)
     rows = learner.memory.read(slots)

@@ -11,7 +11,7 @@ import ctypes
 import functools
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from saccade.engine.stop import StopRequest
@@ -31,7 +31,6 @@ __all__ = [
     "PEER_GONE",
     "PeerGoneError",
     "asked_to_stop",
-    "average_gradients",
     "exchange",
     "first",
     "first_only",
@@ -69,6 +68,11 @@ PEER_GONE = 75
 
 class PeerGoneError(Exception):
     """Another process of the run has ended, so this one cannot go on."""
+
+    @classmethod
+    def of(cls, error: Exception) -> "PeerGoneError":
+        """For an error of what all processes do at once."""
+        return cls(f"lost another process of the run: {str(error).splitlines()[0]}")
 
 
 @dataclass(frozen=True)
@@ -248,23 +252,6 @@ def exchange(rows: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
     return got, from_each
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace gradients by their means over all processes: those of the whole batch, where its loss is a mean.
-
-    In one message after the backward pass.
-    """
-    if _group is None:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    with _together():
-        dist.all_reduce(flat)
-    flat /= size()
-    pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
-    for gradient, averaged in zip(gradients, pieces, strict=True):
-        gradient.copy_(averaged.view(gradient.shape))
-
-
 def share(batch: Sequence[T], parts: int = 1) -> list[T]:
     """This process's items of a batch that is worked at in `parts` parts, one part after the other."""
     rows = len(batch) // (parts * size())
@@ -290,4 +277,4 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerGoneError(f"lost another process of the run: {str(error).splitlines()[0]}") from None
+        raise PeerGoneError.of(error) from None

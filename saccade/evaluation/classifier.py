@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from saccade.datasets.clips import Item, epoch_batches
 from saccade.datasets.layout import Video
 from saccade.engine import ranks
+from saccade.engine.backward import Backward
 from saccade.engine.clock import Clock
 from saccade.engine.stop import StopRequest
 from saccade.errors import RunError
@@ -76,6 +77,7 @@ class Classifier:
 
     def __init__(self, head: ClassifierHead, encoder: nn.Module | None, optimizer: torch.optim.Optimizer) -> None:
         self.head, self.encoder, self.optimizer = head, encoder, optimizer
+        self.backward = Backward(self._modules().values())
         self.means = Means()
         self.step = 0
         """Optimiser steps that are done."""
@@ -197,8 +199,7 @@ def classifier_step(
             "before. Try a lower learning_rate of it, or engine.precision=fp32"
         )
     classifier.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    ranks.average_gradients(parameter for group in classifier.optimizer.param_groups for parameter in group["params"])
+    classifier.backward(loss)
     classifier.optimizer.step()
     return metrics
 

@@ -14,6 +14,7 @@ from torch import nn
 from saccade import builders, features, pretrain, runner
 from saccade.datasets.loader_watch import WorkerError
 from saccade.engine import ranks
+from saccade.engine.backward import Backward
 from saccade.engine.batch_norm import joined_batch_norm
 from saccade.evaluation import clip_features
 from saccade.memory_bank import MemoryBank
@@ -123,6 +124,38 @@ def batch_norm(folder: str) -> None:
     torch.save(found, Path(folder) / f"found{ranks.rank()}.pt")
 
 
+def loss_of_both(networks: list[nn.Module], rows: torch.Tensor) -> torch.Tensor:
+    """Of two networks, one of which is used twice, as the projection is."""
+    first, second = networks
+    return (second(first(rows).tanh()) - second(rows)).square().mean()
+
+
+def backward(folder: str) -> None:
+    """Gradients of two networks by a loss of both, in two steps of two parts; and errors on the way."""
+    given = torch.load(Path(folder) / "given.pt", weights_only=False)
+    networks, batch = given["networks"], given["batch"]
+    run = Backward(networks)
+    found: dict[str, Any] = {}
+    for step in range(2):
+        for network in networks:
+            network.zero_grad(set_to_none=True)
+        for part in range(2):
+            run(loss_of_both(networks, ranks.own_rows(batch[step], part, 2)) / 2, last=part == 1)
+            found[f"step{step} part{part}"] = [p.grad.clone() for n in networks for p in n.parameters()]
+    for name, said in (("ours", "there is no memory"), ("theirs", "[gloo/transport/tcp/pair.cc:1] Connection closed")):
+
+        def fail(gradient: torch.Tensor, said: str = said) -> None:
+            raise RuntimeError(said)
+
+        loss = loss_of_both(networks, ranks.own_rows(batch[0]))
+        loss.register_hook(fail)
+        try:
+            run(loss)
+        except (RuntimeError, ranks.PeerGoneError) as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    torch.save(found, Path(folder) / f"backward{ranks.rank()}.pt")
+
+
 def memory_bank(folder: str) -> None:
     """What a bank of 11 slots, split over the processes, gives each of them."""
     bank = MemoryBank(11, 3, torch.Generator().manual_seed(5), split=True)
@@ -146,8 +179,8 @@ if "TASK" in globals():
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
-    tasks = {"train": train, "pieces": pieces, "batch_norm": batch_norm, "memory_bank": memory_bank}
-    task: Callable[..., None] = tasks[globals()["TASK"]]
+    tasks = (train, pieces, batch_norm, memory_bank, backward)
+    task: Callable[..., None] = {each.__name__: each for each in tasks}[globals()["TASK"]]
     if task is not train:
         ranks.join()
     task(**globals()["ARGUMENTS"])
