@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -12,6 +12,8 @@ import faiss
 import torch
 from torch import Tensor
 
+from saccade.amounts import counted
+from saccade.engine.bf16_cpu import SmallMapsInFloat32, has_bf16_without_amx
 from saccade.errors import SpecError
 
 __all__ = ["Machine", "has_bf16_units", "pick_machine", "send"]
@@ -29,11 +31,15 @@ class Machine:
     compiled: bool = False
     """Fuse what stands between convolutions by torch.compile."""
 
-    def autocast(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """Context in which the encoder runs; losses leave it by casting to fp32."""
         if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+            yield
+            return
+        small = self.device.type == "cpu" and has_bf16_without_amx()
+        with torch.autocast(self.device.type, dtype=torch.bfloat16), SmallMapsInFloat32() if small else nullcontext():
+            yield
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
@@ -53,7 +59,7 @@ class Machine:
         """For people: the GPU's name, or the CPU's threads."""
         if self.device.type == "cuda":
             return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
-        return f"CPU, {torch.get_num_threads()} threads, {self.precision}"
+        return f"CPU, {counted(torch.get_num_threads(), 'thread')}, {self.precision}"
 
 
 def pick_machine(
