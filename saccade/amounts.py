@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-__all__ = ["bytes_text", "columns", "duration"]
+__all__ = ["bytes_text", "columns", "counted", "duration"]
 
 
 def bytes_text(count: float) -> str:
@@ -19,6 +19,11 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.3g} {unit}"
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+
+
+def counted(count: float, noun: str) -> str:
+    """`1 core`, `2 cores`, `1.5 cores`."""
+    return f"{count:g} {noun}" if count == 1 else f"{count:g} {noun}s"
 
 
 def columns(

@@ -82,12 +82,13 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep: int = 1) -> None
         temporary.replace(path)
         atomic.sync(path.parent)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         before = "the one before is kept: " if path.exists() else ""
         raise CheckpointError(
             f"{path}: cannot be written ({error.strerror or error}); {before}make room, then resume the run"
         ) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _save(state: dict[str, Any], file: BinaryIO) -> None:

@@ -54,7 +54,8 @@ class Prototypes:
 def cluster_density(distance: Floats, assignment: Labels, num_clusters: int) -> npt.NDArray[np.float64]:
     """Density of each cluster, `[K]`: mean distance of its members / log(members + 10), bounded.
 
-    Clusters of fewer than two members take the largest density; then all are clipped to their 10th and 90th percentile.
+    Clusters of fewer than two members take the largest density, as do those whose members are all the same point, of
+    which the formula would say that nothing is ever near them; then all are clipped to their 10th and 90th percentile.
 
     Args:
         distance: Distance (not squared) of each point to its centroid, `[N]`.
@@ -64,7 +65,7 @@ def cluster_density(distance: Floats, assignment: Labels, num_clusters: int) -> 
     members = np.bincount(assignment, minlength=num_clusters)
     total = np.bincount(assignment, weights=distance, minlength=num_clusters)
     density = total / np.maximum(members, 1) / np.log(members + _DENSITY_SMOOTHING)
-    density[members < 2] = density.max()
+    density[(members < 2) | (total == 0)] = density.max()
     low, high = np.percentile(density, _DENSITY_PERCENTILES)
     bounded: npt.NDArray[np.float64] = np.clip(density, low, high)
     return bounded

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from saccade.amounts import duration
+from saccade.amounts import counted, duration
 from saccade.datasets.layout import Dataset
 from saccade.figures.curves import Series, draw_curves
 from saccade.initial_weights import read_record
@@ -175,7 +175,7 @@ def write_report(folder: Path, spec: Spec, data: Dataset, machine: str) -> str:
     lines += [
         "## How long it took",
         "",
-        f"{duration(sum(seconds.values()))} in {_counted(attempts, 'attempt')}: "
+        f"{duration(sum(seconds.values()))} in {counted(attempts, 'attempt')}: "
         + ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
         + f"; {machine}.",
         "",
@@ -222,7 +222,7 @@ def _subject(spec: Spec, data: Dataset) -> str:
     deed, training = "Evaluation", ""
     if spec.pretrain.epochs:
         deed = "Saccade-guided pre-training"
-        epochs, fixations = _counted(spec.pretrain.epochs, "epoch"), _counted(spec.saccade.focus_num, "fixation")
+        epochs, fixations = counted(spec.pretrain.epochs, "epoch"), counted(spec.saccade.focus_num, "fixation")
         training = f"{epochs} of {fixations} a video, "
     return (
         f"{deed} of **{spec.encoder.name}** (width {spec.encoder.width}) on **{data.name}** split "
@@ -343,7 +343,3 @@ def _picture(folder: Path, path: Path, words: str) -> list[str]:
     (folder / PREVIEWS).mkdir(exist_ok=True)
     small.save(folder / preview)
     return [f"![{words}]({preview})", "", f"[{whole}]({whole})", ""]
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from saccade.amounts import bytes_text, columns, duration
+from saccade.amounts import bytes_text, columns, counted, duration
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,16 @@ def test_bytes(count: int, text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_counts() -> None:
+    assert [counted(count, "core") for count in (0, 1, 1.0, 1.5, 2)] == [
+        "0 cores",
+        "1 core",
+        "1 core",
+        "1.5 cores",
+        "2 cores",
+    ]
 
 
 def test_columns_stand_below_each_other() -> None:

@@ -81,6 +81,7 @@ def test_a_mistake_of_ours_is_not_taken_for_a_full_disk(tmp_path: Path, monkeypa
     monkeypatch.setattr(checkpoint.torch, "save", fail)
     with pytest.raises(RuntimeError, match="a tensor that cannot be stored"):
         save_checkpoint(tmp_path / "last.pt", {"mark": 18})
+    assert os.listdir(tmp_path) == ["last.pt"]
     assert bits(load_checkpoint(tmp_path / "last.pt")) == bits(STATE)
 
 

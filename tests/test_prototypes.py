@@ -69,6 +69,18 @@ def test_densities_are_scaled_to_the_temperature() -> None:
 
 
 @BOTH
+def test_videos_that_are_there_twice_make_no_prototype_infinitely_sharp(seeding: str) -> None:
+    """Half of the clusters are copies of a point: their density would be 0, and what is divided by it infinite."""
+    rng = np.random.default_rng(0)
+    copies = np.repeat(10 * np.eye(8, dtype=np.float32)[:4], 20, axis=0)
+    others = np.repeat(10 * np.eye(8, dtype=np.float32)[4:], 20, axis=0) + rng.normal(size=(80, 8)).astype(np.float32)
+    found = fit_prototypes(np.concatenate([copies, others]), 8, seed=0, temperature=0.07, seeding=seeding)
+    assert [len(set(found.assignment[20 * k : 20 * k + 20].tolist())) for k in range(4)] == [1] * 4
+    assert found.density.min() > 0.02
+    assert found.density.mean() == pytest.approx(0.07, rel=1e-5)
+
+
+@BOTH
 def test_points_without_spread_get_the_temperature(seeding: str) -> None:
     features = np.eye(4, dtype=np.float32)
     found = fit_prototypes(features, 4, seed=0, temperature=0.07, seeding=seeding)

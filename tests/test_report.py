@@ -164,7 +164,7 @@ def write(folder: Path, spec: Any, *, evaluated: bool = True, attempts: int = 1)
             journal.metrics({"pretrain/loss": 1.0, "epoch": 2, "perf/clips_per_sec": 6}, 20)
             if evaluated:
                 journal.metrics({f"test/retrieval_top{k}": v for k, v in ((1, 0.5), (5, 1.0))}, 20)
-    table = write_report(folder, spec, dataset(), "CPU, 1 threads, fp32")
+    table = write_report(folder, spec, dataset(), "CPU, 1 thread, fp32")
     return table, (folder / "summary.md").read_text()
 
 
@@ -180,7 +180,7 @@ def test_the_summary_says_what_was_done_and_found(tmp_path: Path, spec: Any) -> 
     start = lines.index("| retrieval | top-1 | top-5 |")
     assert lines[start + 1 : start + 3] == ["| --- | ---: | ---: |", "| after pre-training | 50.0 % | 100.0 % |"]
     assert "A blind guess is right in 50.0 % at top-1." in text
-    assert re.search(r"^[\d.]+ m?s in 1 attempt: pretrain [\d.]+ m?s; CPU, 1 threads, fp32\.$", text, re.M)
+    assert re.search(r"^[\d.]+ m?s in 1 attempt: pretrain [\d.]+ m?s; CPU, 1 thread, fp32\.$", text, re.M)
     assert f"spec {spec_hash(spec)}, dataset digest {'d' * 32}" in text
     assert "![Metrics over the optimiser steps](figures/curves.png)" in text
     assert "neighbours.png" not in text  # there is none in the folder
@@ -203,7 +203,7 @@ def test_classifiers_have_a_table_a_headline_and_their_pictures(tmp_path: Path, 
         for split in (1, 2):
             journal.metrics({f"test/split{split}/finetune_top1": 0.5 * split}, 2)
         journal.metrics({"test/finetune_top1": 0.75}, 2)
-    table = write_report(tmp_path, spec, dataset(), "CPU, 1 threads, fp32")
+    table = write_report(tmp_path, spec, dataset(), "CPU, 1 thread, fp32")
     assert [line.split("  ")[0].strip("-") for line in table.splitlines()] == [
         *("retrieval", "", "after pre-training", ""),
         *("classification", "", "fine-tuning (mean of 2 splits)", "fine-tuning, split 1", "fine-tuning, split 2"),
@@ -227,7 +227,7 @@ def test_without_evaluation(tmp_path: Path, spec: Any) -> None:
 
 def test_the_same_journal_gives_the_same_summary(tmp_path: Path, spec: Any) -> None:
     _, text = write(tmp_path, spec)
-    write_report(tmp_path, spec, dataset(), "CPU, 1 threads, fp32")
+    write_report(tmp_path, spec, dataset(), "CPU, 1 thread, fp32")
     assert (tmp_path / "summary.md").read_text() == text
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from saccade.amounts import bytes_text, duration
+from saccade.amounts import bytes_text, counted, duration
 from saccade.plan.forecast import Plan, overlapped_sec
 from saccade.plan.measured import Measured, Piece
 from saccade.spec import Spec
@@ -33,8 +33,8 @@ def advise_on_machine(spec: Spec, plan: Plan, *, tracked_here: bool) -> Iterator
     machinery = measured.machinery
     if machinery.load > _BUSY * machinery.cores:
         yield (
-            f"machine: others compute on it (load {machinery.load:.1f} on {machinery.cores:g} cores), so these times "
-            "hold only while they do; plan again when it is quiet"
+            f"machine: others compute on it (load {machinery.load:.1f} on {counted(machinery.cores, 'core')}), so "
+            "these times hold only while they do; plan again when it is quiet"
         )
     if spec.engine.processes > 1:
         count = spec.engine.processes
@@ -76,7 +76,8 @@ def data_remedy(spec: Spec, plan: Plan) -> str | None:
             "first epoch"
         )
     return (
-        f"{told}, and its {cores:g} cores are busy with decoding; more cores or smaller frames would help "
+        f"{told}, and its {counted(cores, 'core')} {'is' if cores == 1 else 'are'} busy with decoding; more cores or "
+        "smaller frames would help "
         "(saccade data prepare --short-side)"
     )
 
@@ -99,7 +100,8 @@ def _advise_on_device(spec: Spec, plan: Plan) -> Iterator[str]:
     if spec.engine.precision == "fp32" and machinery.bf16_units and machinery.device == "cuda":
         yield "engine.precision: fp32, though the GPU has units for bf16, which take about half the time; set auto"
     if spec.engine.threads is not None and spec.engine.threads * spec.engine.processes > machinery.cores:
-        yield f"engine.threads: {spec.engine.threads} on {machinery.cores:g} cores wait for each other; set null"
+        cores = counted(machinery.cores, "core")
+        yield f"engine.threads: {spec.engine.threads} on {cores} wait for each other; set null"
 
 
 def _advise_on_workers(spec: Spec, measured: Measured) -> Iterator[str]:
@@ -107,7 +109,7 @@ def _advise_on_workers(spec: Spec, measured: Measured) -> Iterator[str]:
     if workers > cores:
         shared = " for each process" if spec.engine.processes > 1 else ""
         yield (
-            f"engine.workers: {workers} on {cores:g} cores{shared} only change places; set at most "
+            f"engine.workers: {workers} on {counted(cores, 'core')}{shared} only change places; set at most "
             f"{math.floor(cores) or 1}"
         )
 

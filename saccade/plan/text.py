@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from saccade.amounts import bytes_text, columns, duration
+from saccade.amounts import bytes_text, columns, counted, duration
 from saccade.plan.forecast import EpochForecast, Plan
 
 __all__ = ["as_json", "as_text"]
@@ -20,7 +20,7 @@ def as_text(plan: Plan) -> str:
     held = f" {videos['validation']} validation," if videos["validation"] else ""
     header = (
         f"{plan.name}: {videos['train']} training,{held} {videos['test']} test videos, on {where.description}; "
-        f"{where.cores:g} cores"
+        f"{counted(where.cores, 'core')}"
     )
     blocks = [[header], *([_epochs(plan)] if plan.epoch is not None else []), _time(plan), _space(plan)]
     return "\n\n".join("\n".join(block) for block in [*blocks, _advice(plan)])

@@ -124,7 +124,7 @@ def test_machines(
             ("engine.workers=1", "data.store=packed_decoded"),
             Piece(10, 3.0, 3.0, 1.0, 1.0),
             1.0,
-            "75 % of the time, and its 1 cores are busy with decoding; more cores or smaller frames would help "
+            "75 % of the time, and its 1 core is busy with decoding; more cores or smaller frames would help "
             "(saccade data prepare --short-side)",
         ),
         # The processor idles while the disk seeks.

@@ -45,7 +45,7 @@ def make(root: Path) -> Callable[..., RunDir]:
             into or root, parse_spec(f"name: {name}\n", "x.yaml", overrides), ["saccade", "run", "x.yaml"]
         )
         with Journal.open(made.journal, mark=None, attempted=0) as journal:
-            journal.tags({"dataset_digest": "5b4f", "device": "CPU, 1 threads, fp32", **(tags or {})})
+            journal.tags({"dataset_digest": "5b4f", "device": "CPU, 1 thread, fp32", **(tags or {})})
             journal.stage("pretrain")
             for path, text in (files or {}).items():
                 (made.path / path).parent.mkdir(parents=True, exist_ok=True)

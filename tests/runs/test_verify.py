@@ -233,7 +233,7 @@ def test_code_packages_data_and_machine(make: Make, make_toy: Callable[..., Path
     assert found["package pytest"] == ("not installed", pytest.__version__)
     assert found["python"][0] == "3.9.1"
     assert found["host"][0] == "gpu01"
-    assert found["device"] == ("CPU, 1 threads, fp32", "CPU, 2 threads, fp32")
+    assert found["device"] == ("CPU, 1 thread, fp32", "CPU, 2 threads, fp32")
     assert found["setting seed"] == ("632", "1")
     text_ = changes_text(*(lambda repeat: (repeat, changes_since(repeat)))(prepare(local_record(run), root)))
     assert rows(text_)[1] == ["what", "then", "now"]
