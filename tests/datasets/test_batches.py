@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from saccade.datasets.clips import (
@@ -113,6 +114,23 @@ def test_a_gpu_is_given_the_frames_as_they_are(videos: tuple[Video, ...], monkey
     samples, gpu = [VideoClips(videos, training_views(FULL))[Item(2, 0)]], torch.device("cuda")
     render(samples, size=20, device=gpu)
     assert given == [(samples, {"size": 20, "device": gpu, "normalised": True})]
+
+
+def test_what_a_gpu_fetches_lies_in_pinned_memory(videos: tuple[Video, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[Tensor] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    for chooser in (training_views(FULL), EvenClips(clip_frames=4, num_clips=1, crop=16)):
+        plain = VideoClips(videos, chooser)[Item(2, 0)]
+        sample = plain.pin_memory()
+        assert_same_sample(sample, plain)
+        large = [part for part in (sample.frames, sample.masks) if part is not None]
+        assert [id(part) for part in large] == [id(part) for part in reversed(pinned)]
+        pinned.clear()
 
 
 def test_memory_that_runs_out_is_one_line(videos: tuple[Video, ...], monkeypatch: pytest.MonkeyPatch) -> None:
