@@ -1,5 +1,6 @@
 """Amounts in words, and tables of them."""
 
+import unicodedata
 from collections.abc import Collection, Sequence
 
 __all__ = ["bytes_text", "columns", "counted", "duration"]
@@ -44,18 +45,28 @@ def columns(
         widest: Longer cells are cut, so that one long path does not push all else off the screen.
     """
     cells = [[_cut(cell, widest) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     to_the_right = range(1, len(widths)) if right is None else right
     lines = []
     for row in cells:
-        parts = [
-            cell.rjust(width) if place in to_the_right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
+        parts = []
+        for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            gap = " " * (width - _width(cell))
+            parts.append(gap + cell if place in to_the_right else cell + gap)
         lines.append((indent + "  ".join(parts)).rstrip())
     if rule:
         lines.insert(1, indent + "-" * (sum(widths) + 2 * (len(widths) - 1)))
     return lines
+
+
+def _width(cell: str) -> int:
+    """Columns of a terminal: two for an emoji or a Chinese character, none for an accent of its own."""
+    if cell.isascii():
+        return len(cell)
+    return sum(
+        0 if unicodedata.category(each) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(each) in "WF")
+        for each in cell
+    )
 
 
 def _cut(cell: str, widest: int | None) -> str:

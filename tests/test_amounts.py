@@ -35,6 +35,15 @@ def test_columns_stand_below_each_other() -> None:
     assert columns([("name", "s"), ("a", "100"), ("longer", "")]) == ["name      s", "a       100", "longer"]
 
 
+def test_columns_behind_letters_of_other_widths() -> None:
+    assert columns([("name", "n"), ("🎈 é", "1"), ("跑步", "20"), ("e\u0301te", "3")]) == [
+        "name   n",
+        "🎈 é   1",
+        "跑步  20",
+        "e\u0301te    3",
+    ]
+
+
 def test_columns_of_words_with_a_rule() -> None:
     rows = [("run", "metric", "value"), ("abcdefgh", "x", "0.5")]
     assert columns(rows, right=(2,), rule=True, indent="  ", widest=6) == [
