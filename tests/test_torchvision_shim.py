@@ -22,6 +22,12 @@ def test_fresh_process_imports_without_warnings_and_transforms_work() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def imported() -> None:
+    """By whichever test of the process comes first, or here."""
+    assert torchvision_shim.functional is not None
+
+
 @pytest.fixture
 def no_torchvision_yet(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The state before torchvision was first imported, beside a CPU build of PyTorch."""
