@@ -2,7 +2,7 @@
 
 import multiprocessing
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from saccade.bench.measure import Row, compare, own_seconds
 from saccade.datasets.clips import Item, Sample, VideoClips
 from saccade.datasets.loader import make_loader, start_worker
+from saccade.datasets.loader_watch import own_child_signals
 
 __all__ = ["handing_over"]
 
@@ -38,8 +39,8 @@ def handing_over(group: str, dataset: VideoClips, clip_frames: int, rounds: int)
     return compare(group, functions, amount=amount, unit="frames/s", rounds=rounds, seconds=own_seconds)
 
 
-def _plain(dataset: VideoClips, items: Sequence[Item]) -> Iterable[Sample]:
-    return DataLoader(
+def _plain(dataset: VideoClips, items: Sequence[Item]) -> Iterator[Sample]:
+    loader = DataLoader(
         dataset,
         batch_size=None,
         sampler=items,
@@ -48,6 +49,9 @@ def _plain(dataset: VideoClips, items: Sequence[Item]) -> Iterable[Sample]:
         collate_fn=_as_it_is,
         worker_init_fn=start_worker,
     )
+    with own_child_signals():
+        samples = iter(loader)
+    yield from samples
 
 
 def _as_it_is(sample: Any) -> Any:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from saccade.errors import RunError
 
-__all__ = ["POLL_SEC", "WorkerError", "quiet_about_cores", "watched"]
+__all__ = ["POLL_SEC", "WorkerError", "own_child_signals", "quiet_about_cores", "watched"]
 
 POLL_SEC = 1.0
 """The loader's own time limit: so often it is looked whether all workers are well."""
@@ -49,7 +49,7 @@ def watched(loader: "DataLoader[Any]", patience_sec: float, expected: Callable[[
         yield from loader
         return
     others = set(multiprocessing.active_children())
-    with _own_child_signals(), quiet_about_cores():
+    with own_child_signals(), quiet_about_cores():
         samples = iter(loader)
     workers = [child for child in multiprocessing.active_children() if child not in others]
     try:
@@ -80,7 +80,7 @@ def quiet_about_cores() -> Iterator[None]:
 
 
 @contextmanager
-def _own_child_signals() -> Iterator[None]:
+def own_child_signals() -> Iterator[None]:
     """Keep the loader from setting a handler that raises when a worker has died."""
     if threading.current_thread() is not threading.main_thread():
         yield  # where it cannot set one
