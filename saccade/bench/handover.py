@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from saccade.bench.measure import Row, compare, own_seconds
 from saccade.datasets.clips import Item, Sample, VideoClips
-from saccade.datasets.loader import make_loader, start_worker
+from saccade.datasets.loader import as_it_is, make_loader, start_worker
 from saccade.datasets.loader_watch import own_child_signals
 
 __all__ = ["handing_over"]
@@ -46,16 +46,12 @@ def _plain(dataset: VideoClips, items: Sequence[Item]) -> Iterator[Sample]:
         sampler=items,
         num_workers=1,
         prefetch_factor=2,
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         worker_init_fn=start_worker,
     )
     with own_child_signals():
         samples = iter(loader)
     yield from samples
-
-
-def _as_it_is(sample: Any) -> Any:
-    return sample
 
 
 def _cpu_seconds(samples: Iterable[Any]) -> float:

@@ -18,8 +18,7 @@ from saccade.datasets.parallel import keep_freed_memory
 from saccade.datasets.slots import Parcel, Slots
 from saccade.errors import DataError
 
-__all__ = ["make_loader", "start_worker"]
-
+__all__ = ["as_it_is", "make_loader", "start_worker"]
 
 _LARGER = 2
 """Times the frames of the first video: so large may those of others be (HMDB51's are up to 1.8 times UCF101's)."""
@@ -49,8 +48,9 @@ class _HandedOver(Dataset[Sample | Parcel | DataError]):
             )
 
 
-def _as_it_is(sample: Any) -> Any:
-    return sample  # videos differ in frame size, so nothing is stacked
+def as_it_is(sample: Any) -> Any:
+    """What PyTorch's loader is to do to a sample: videos differ in frame size, so nothing is stacked."""
+    return sample
 
 
 def start_worker(_: int) -> None:
@@ -99,7 +99,7 @@ def make_loader(
                 batch_size=None,
                 sampler=items,
                 num_workers=workers,
-                collate_fn=_as_it_is,
+                collate_fn=as_it_is,
                 worker_init_fn=start_worker,
                 pin_memory=pinned,
                 prefetch_factor=ahead if workers else None,

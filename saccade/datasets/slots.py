@@ -25,7 +25,8 @@ Bytes = npt.NDArray[np.uint8]
 
 _ALIGNMENT = 64
 _NOT_RESERVED = 0x4000
-"""MAP_NORESERVE: a slot takes memory where it is written to, and is made as large as any sample may be."""
+"""MAP_NORESERVE of Linux on x86 and ARM, for which Python has no name: a slot takes memory where it is written to, and
+is made as large as any sample may be."""
 _numbers = count()
 _open: dict[int, "Slots"] = {}
 """Slots by their numbers, in the process that has made them and in those it has forked."""
@@ -69,11 +70,11 @@ class Slots:
         """
         own = range(worker * self._each, (worker + 1) * self._each)
         free = next((slot for slot in own if slot < len(self._taken) and not self._taken[slot]), None)
-        if free is None:
-            return Parcel(self._number, None, decode(new_array))
-        place = _Place(self._memory[free * self._slot_bytes :][: self._slot_bytes])
+        first, room = (0, 0) if free is None else (free * self._slot_bytes, self._slot_bytes)
+        place = _Place(self._memory[first : first + room])
         decoded = decode(place.empty)
-        self._taken[free] = 1
+        if free is not None:
+            self._taken[free] = 1
         return Parcel(self._number, free, decoded, place)
 
     def receive(self, slot: int) -> Bytes:
@@ -127,9 +128,8 @@ class _Stored(NamedTuple):
 class Parcel:
     """A sample on its way from a worker: unpickled, it is the sample."""
 
-    def __init__(self, slots: int, slot: int | None, decoded: Decoded, place: _Place | None = None) -> None:
-        large = [decoded.frames, *([] if decoded.masks is None else [decoded.masks])]
-        parts = large if place is None else [place.stored(array) for array in large]
+    def __init__(self, slots: int, slot: int | None, decoded: Decoded, place: _Place) -> None:
+        parts = [place.stored(array) for array in (decoded.frames, decoded.masks) if array is not None]
         self._content = (slots, slot, decoded.index, decoded.views, decoded.positions, parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
