@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from saccade import torchvision_shim
+from saccade.rng import Draws
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -83,24 +84,24 @@ class View(NamedTuple):
     blur_sigma_px: float | None = None
 
 
-def draw_crop(rng: np.random.Generator, *, height: int, width: int, area_min: float, aspect_max: float) -> Crop:
+def draw_crop(draws: Draws, *, height: int, width: int, area_min: float, aspect_max: float) -> Crop:
     """A random-sized crop of a `height` x `width` frame: ten attempts, then the centre square of the short side.
 
     Args:
-        rng: Source of the draws.
+        draws: Where the numbers come from.
         height: Frame height, px.
         width: Frame width, px.
         area_min: Smallest part of the frame's area; the largest is 1.
         aspect_max: Aspect ratios are drawn from [1 / aspect_max, aspect_max], width and height swapped half the time.
     """
     for _ in range(_CROP_ATTEMPTS):
-        area = _uniform(rng, area_min, 1.0) * height * width
-        aspect = _uniform(rng, 1 / aspect_max, aspect_max)
+        area = draws.uniform(area_min, 1.0) * height * width
+        aspect = draws.uniform(1 / aspect_max, aspect_max)
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if rng.random() < 0.5:
+        if draws.random() < 0.5:
             w, h = h, w
         if 0 < w <= width and 0 < h <= height:
-            return Crop(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+            return Crop(draws.below(height - h + 1), draws.below(width - w + 1), h, w)
     return _centre(height, width, min(height, width))
 
 
@@ -108,38 +109,31 @@ def _centre(height: int, width: int, side: int) -> Crop:
     return Crop((height - side) // 2, (width - side) // 2, side, side)
 
 
-def draw_jitter(
-    rng: np.random.Generator, probability: float, strengths: tuple[float, float, float, float]
-) -> Jitter | None:
+def draw_jitter(draws: Draws, probability: float, strengths: tuple[float, float, float, float]) -> Jitter | None:
     """Draw whether a clip's colours change, and how.
 
     Args:
-        rng: Source of the draws.
+        draws: Where the numbers come from.
         probability: Chance that they do.
         strengths: Of brightness, contrast, saturation and hue, as in `spec.AugmentationSpec`.
     """
-    if rng.random() >= probability:
+    if draws.random() >= probability:
         return None
     *factors, hue = strengths
-    brightness, contrast, saturation = [_uniform(rng, 1 - factor, 1 + factor) for factor in factors]
-    shift = _uniform(rng, -hue, hue)
-    return Jitter((brightness, contrast, saturation, shift), tuple(rng.permutation(4).tolist()))
+    brightness, contrast, saturation = [draws.uniform(1 - factor, 1 + factor) for factor in factors]
+    shift = draws.uniform(-hue, hue)
+    return Jitter((brightness, contrast, saturation, shift), draws.order(4))
 
 
-def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """What `rng.uniform` gives, in a quarter of its time: a sample takes forty."""
-    return low + (high - low) * rng.random()
-
-
-def draw_training_view(rng: np.random.Generator, augmentation: Augmentation, *, height: int, width: int) -> View:
+def draw_training_view(draws: Draws, augmentation: Augmentation, *, height: int, width: int) -> View:
     """Draw how a training clip of `height` x `width` px frames is seen."""
     a = augmentation
-    crop = draw_crop(rng, height=height, width=width, area_min=a.crop_area_min, aspect_max=a.crop_aspect_max)
-    jitter = draw_jitter(rng, a.jitter_probability, (a.brightness, a.contrast, a.saturation, a.hue))
+    crop = draw_crop(draws, height=height, width=width, area_min=a.crop_area_min, aspect_max=a.crop_aspect_max)
+    jitter = draw_jitter(draws, a.jitter_probability, (a.brightness, a.contrast, a.saturation, a.hue))
     blur = None
-    if rng.random() < a.blur_probability:
-        blur = _uniform(rng, a.blur_sigma_min, a.blur_sigma_max)
-    return View(crop, rng.random() < a.flip_probability, jitter, blur)
+    if draws.random() < a.blur_probability:
+        blur = draws.uniform(a.blur_sigma_min, a.blur_sigma_max)
+    return View(crop, draws.random() < a.flip_probability, jitter, blur)
 
 
 def centre_view(*, height: int, width: int, crop: int, jitter: Jitter | None = None) -> View:

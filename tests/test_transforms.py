@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from saccade.gaze.masks import fixation_box, fixation_mask
+from saccade.rng import Draws
 from saccade.spec import AugmentationSpec
 from saccade.transforms import (
     Augmentation,
@@ -31,10 +32,10 @@ def frames(count: int = 4, height: int = 128, width: int = 171, seed: int = 0) -
 
 class TestDraws:
     def test_crops_have_the_published_area_and_aspect(self) -> None:
-        rng = np.random.default_rng(0)
+        draws = Draws(0, "test")
         areas, aspects = [], []
         for _ in range(4000):
-            top, left, h, w = draw_crop(rng, height=256, width=340, area_min=0.175, aspect_max=4 / 3)
+            top, left, h, w = draw_crop(draws, height=256, width=340, area_min=0.175, aspect_max=4 / 3)
             assert 0 <= top <= 256 - h
             assert 0 <= left <= 340 - w
             areas.append(h * w / (256 * 340))
@@ -48,12 +49,12 @@ class TestDraws:
         assert counts.min() > 0.8 * counts.max()
 
     def test_a_crop_that_never_fits_falls_back_to_the_centre_square(self) -> None:
-        rng = np.random.default_rng(0)
-        assert draw_crop(rng, height=10, width=1000, area_min=0.9, aspect_max=1.1) == Crop(0, 495, 10, 10)
+        draws = Draws(0, "test")
+        assert draw_crop(draws, height=10, width=1000, area_min=0.9, aspect_max=1.1) == Crop(0, 495, 10, 10)
 
     def test_probabilities_and_ranges(self) -> None:
-        rng = np.random.default_rng(1)
-        views = [draw_training_view(rng, AUGMENTATION, height=128, width=171) for _ in range(4000)]
+        draws = Draws(1, "test")
+        views = [draw_training_view(draws, AUGMENTATION, height=128, width=171) for _ in range(4000)]
         assert np.mean([v.jitter is not None for v in views]) == pytest.approx(0.8, abs=0.03)
         assert np.mean([v.blur_sigma_px is not None for v in views]) == pytest.approx(0.5, abs=0.03)
         assert np.mean([v.flip for v in views]) == pytest.approx(0.5, abs=0.03)
@@ -81,9 +82,9 @@ class TestApply:
 
     def test_all_frames_of_a_clip_change_alike(self) -> None:
         still = frames(1).expand(5, -1, -1, -1)
-        rng = np.random.default_rng(2)
+        draws = Draws(2, "test")
         for _ in range(10):
-            view = draw_training_view(rng, AUGMENTATION, height=128, width=171)
+            view = draw_training_view(draws, AUGMENTATION, height=128, width=171)
             seen, _ = apply_view(still, None, view, size=32)
             assert torch.equal(seen, seen[:, :1].expand_as(seen))
 
@@ -114,9 +115,9 @@ class TestApply:
         mask = torch.from_numpy(fixation_mask(17, grid_num=7, margin_h=12))[None]
         painted = torch.nn.functional.interpolate(mask[None].float(), (height, width), mode="bilinear", antialias=True)
         clip = (painted[0] * 255).round().to(torch.uint8).expand(3, -1, -1)[None].expand(2, -1, -1, -1)
-        rng = np.random.default_rng(3)
+        draws = Draws(3, "test")
         for _ in range(20):
-            view = draw_training_view(rng, AUGMENTATION, height=height, width=width)
+            view = draw_training_view(draws, AUGMENTATION, height=height, width=width)
             seen, at = apply_view(clip, mask, View(view.crop, view.flip), size=56)
             assert at is not None
             assert (seen[0, 0] - at[0]).abs().max() < 0.16  # bicubic against bilinear at the box's edge

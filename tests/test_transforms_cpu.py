@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from saccade.gaze.masks import fixation_mask
+from saccade.rng import Draws
 from saccade.spec import AugmentationSpec
 from saccade.transforms import (
     IMAGENET_MEAN,
@@ -55,11 +56,11 @@ class TestEqualToThePlainPath:
     @pytest.mark.parametrize(("height", "width", "size"), [(256, 341, 112), (48, 64, 56), (90, 60, 33)])
     def test_views_as_they_are_drawn(self, kind: str, height: int, width: int, size: int) -> None:
         clip = frames(3, height, width, kind=kind)
-        rng = np.random.default_rng(1)
+        draws = Draws(1, "test")
         # Always jittered and blurred: what is left out then cannot differ.
         always = replace(AUGMENTATION, jitter_probability=1.0, blur_probability=1.0)
         for drawn in range(24):
-            view = draw_training_view(rng, always if drawn % 4 else AUGMENTATION, height=height, width=width)
+            view = draw_training_view(draws, always if drawn % 4 else AUGMENTATION, height=height, width=width)
             mask = torch.from_numpy(fixation_mask(drawn * 2, grid_num=7, margin_h=12))[None]
             plain, fast, plain_mask, fast_mask = both(clip, mask, view, size)
             torch.testing.assert_close(fast, plain, atol=SAME, rtol=0)
@@ -97,10 +98,10 @@ class TestEqualToThePlainPath:
 def test_frames_are_left_as_they_are() -> None:
     clip = frames(2, 40, 50, kind="noise")
     before = clip.clone()
-    rng = np.random.default_rng(2)
+    draws = Draws(2, "test")
     for _ in range(10):
         apply_view_cpu(
-            clip, None, draw_training_view(rng, AUGMENTATION, height=40, width=50), torch.empty(2, 40, 40, 3)
+            clip, None, draw_training_view(draws, AUGMENTATION, height=40, width=50), torch.empty(2, 40, 40, 3)
         )
     assert torch.equal(clip, before)
 

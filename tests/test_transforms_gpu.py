@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saccade.gaze.masks import fixation_mask
+from saccade.rng import Draws
 from saccade.spec import AugmentationSpec
 from saccade.transforms import Augmentation, Crop, Jitter, View, apply_view, draw_training_view
 from saccade.transforms_gpu import apply_views, table_of
@@ -39,13 +40,14 @@ def plain(frames: Tensor, view: View, size: int) -> Tensor:
 
 
 def drawn_views(count: int, height: int, width: int, **chances: float) -> list[View]:
-    rng = np.random.default_rng(count)
+    draws = Draws(count, "test")
     augmentation = replace(AUGMENTATION, **chances)
-    return [draw_training_view(rng, augmentation, height=height, width=width) for _ in range(count)]
+    return [draw_training_view(draws, augmentation, height=height, width=width) for _ in range(count)]
 
 
 def assert_same_clips(videos: Sequence[Sequence[Tensor]], views: Sequence[View], size: int) -> None:
-    """Each clip as the plain path has it; of its bytes one in five hundred may be the next one."""
+    """Each clip as the plain path has it; of its bytes one in two hundred may be the next one,
+    where a value of exactly x.5 is rounded the other way: a row of the picture may have as many."""
     seen, masks = apply_views(videos, None, table_of(views, size), size=size)
     clips = [clip for video in videos for clip in video]
     assert masks is None
@@ -53,7 +55,7 @@ def assert_same_clips(videos: Sequence[Sequence[Tensor]], views: Sequence[View],
     assert seen.shape == (len(clips), len(clips[0]), 3, size, size)
     for own, clip, view in zip(seen, clips, views, strict=True):
         away = (own - plain(clip, view, size)).abs()
-        assert float(away.mean()) < STEP / 500
+        assert float(away.mean()) < STEP / 200
         assert float(away.max()) < 5 * STEP
 
 

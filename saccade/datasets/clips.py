@@ -20,7 +20,7 @@ from saccade.datasets.layout import Video
 from saccade.gaze.fixations import choose_fixations, even_starts, usable_length, view_starts
 from saccade.gaze.masks import PLANE_HEIGHT, PLANE_WIDTH, fixation_mask
 from saccade.gaze.scanpath import Fixation
-from saccade.rng import generator
+from saccade.rng import Draws, generator
 from saccade.transforms import (
     TEST_JITTER,
     Augmentation,
@@ -61,8 +61,8 @@ class Sample:
     """Position of the video in its list."""
     frames: Tensor
     """The distinct frames of all its clips, uint8 `[n, 3, H, W]`."""
-    positions: Tensor
-    """Where each frame of each clip is among `frames`, `[V, T]`."""
+    spans: tuple[slice, ...]
+    """Which of `frames` each clip has, V times T that follow one another."""
     views: tuple[View, ...]
     """How each clip is seen, V of them."""
     masks: Tensor | None
@@ -82,7 +82,7 @@ class Decoded:
     views: tuple[View, ...]
     frames: npt.NDArray[np.uint8]
     """`[n, H, W, 3]`."""
-    positions: npt.NDArray[np.int64]
+    spans: tuple[slice, ...]
     masks: npt.NDArray[np.uint8] | None
 
     def sample(self) -> Sample:
@@ -90,7 +90,7 @@ class Decoded:
         return Sample(
             index=self.index,
             frames=as_frames(self.frames),
-            positions=torch.from_numpy(self.positions),
+            spans=self.spans,
             views=self.views,
             masks=None if self.masks is None else torch.from_numpy(self.masks),
         )
@@ -167,8 +167,8 @@ class TrainingViews(_Fixations):
         return [Clip(pair[view], f.cell) for view in (0, 1) for f, pair in zip(fixations, starts, strict=True)]
 
     def views(self, item: Item, count: int, height: int, width: int) -> tuple[View, ...]:
-        rng = generator(self.seed, "augmentation", *item)
-        return tuple([draw_training_view(rng, self.augmentation, height=height, width=width) for _ in range(count)])
+        draws = Draws(self.seed, "augmentation", *item)
+        return tuple([draw_training_view(draws, self.augmentation, height=height, width=width) for _ in range(count)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +206,8 @@ class RandomClip(_WithoutFixation):
         return [Clip(int(generator(self.seed, "clip start", *item).integers(starts)))]
 
     def views(self, item: Item, count: int, height: int, width: int) -> tuple[View, ...]:
-        rng = generator(self.seed, "augmentation", *item)
-        return tuple([draw_training_view(rng, self.augmentation, height=height, width=width) for _ in range(count)])
+        draws = Draws(self.seed, "augmentation", *item)
+        return tuple([draw_training_view(draws, self.augmentation, height=height, width=width) for _ in range(count)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,8 +227,8 @@ class EvenClips(_WithoutFixation):
         return [Clip(s) for s in even_starts(length=length, clip_frames=self.clip_frames, clips=self.num_clips)]
 
     def views(self, item: Item, count: int, height: int, width: int) -> tuple[View, ...]:
-        rng = generator(self.seed, "test jitter", *item)
-        jitters = (draw_jitter(rng, self.jitter_probability, TEST_JITTER) for _ in range(count))
+        draws = Draws(self.seed, "test jitter", *item)
+        jitters = (draw_jitter(draws, self.jitter_probability, TEST_JITTER) for _ in range(count))
         return tuple(centre_view(height=height, width=width, crop=self.crop, jitter=jitter) for jitter in jitters)
 
 
@@ -266,19 +266,19 @@ class VideoClips(Dataset[Sample]):
             index=item.video,
             views=self.chooser.views(item, len(clips), *frames.shape[1:3]),
             frames=frames,
-            positions=np.array([range(first, first + count) for first in firsts]),
+            spans=tuple([slice(first, first + count) for first in firsts]),
             masks=masks,
         )
 
     def bytes_at_most(self, item: Item) -> int:
-        """Of a sample of as many clips, with positions and masks, were they to share no frame.
+        """Of a sample of as many clips, with masks, were they to share no frame.
 
         Raises:
             DataError: The video's first frame is unreadable, whose size counts.
         """
         video = self.videos[item.video]
         clips, frames = len(self.chooser.clips(video, item)), self.chooser.clip_frames
-        return clips * (frames * (video.read([0]).nbytes + 8) + PLANE_HEIGHT * PLANE_WIDTH)
+        return clips * (frames * video.read([0]).nbytes + PLANE_HEIGHT * PLANE_WIDTH)
 
 
 def epoch_batches(

@@ -42,7 +42,7 @@ def _render_on_gpu(
     clips, planes = [], []
     for sample in samples:
         frames = send(sample.frames, device)
-        clips.append([_frames_of(frames, positions) for positions in sample.positions])
+        clips.append([frames[span] for span in sample.spans])
         if sample.masks is not None:
             planes.append(send(sample.masks, device))
     seen, masks = apply_views(clips, planes or None, table, size=size)
@@ -52,19 +52,14 @@ def _render_on_gpu(
     return inputs.contiguous(memory_format=torch.channels_last_3d), masks
 
 
-def _frames_of(frames: Tensor, positions: Tensor) -> Tensor:
-    """Frames of a clip: they follow one another, so nothing is copied."""
-    first, last = int(positions[0]), int(positions[-1])
-    return frames[first : last + 1]
-
-
 def _render_on_cpu(samples: Sequence[Sample], *, size: int, normalised: bool) -> tuple[Tensor, Tensor | None]:
     views = [(sample, v) for sample in samples for v in range(len(sample.views))]
-    clips = torch.empty(len(views), samples[0].positions.shape[1], size, size, 3)
+    first = samples[0].spans[0]
+    clips = torch.empty(len(views), first.stop - first.start, size, size, 3)
     masks = []
     for clip, (sample, v) in zip(clips, views, strict=True):
         plane = None if sample.masks is None else sample.masks[v : v + 1]
-        mask = apply_view_cpu(_frames_of(sample.frames, sample.positions[v]), plane, sample.views[v], clip)
+        mask = apply_view_cpu(sample.frames[sample.spans[v]], plane, sample.views[v], clip)
         if normalised:
             normalise_in_place(clip, IMAGENET_MEAN, IMAGENET_STD)
         if mask is not None:

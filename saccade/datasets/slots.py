@@ -130,7 +130,7 @@ class Parcel:
 
     def __init__(self, slots: int, slot: int | None, decoded: Decoded, place: _Place) -> None:
         parts = [place.stored(array) for array in (decoded.frames, decoded.masks) if array is not None]
-        self._content = (slots, slot, decoded.index, decoded.views, decoded.positions, parts)
+        self._content = (slots, slot, decoded.index, decoded.views, decoded.spans, parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpacked, self._content
@@ -141,7 +141,7 @@ def _unpacked(
     slot: int | None,
     index: int,
     views: tuple[View, ...],
-    positions: npt.NDArray[np.int64],
+    spans: tuple[slice, ...],
     parts: list[_Stored | Bytes],
 ) -> Sample:
     filled = np.empty(0, np.uint8) if slot is None else _open[slots].receive(slot)
@@ -151,4 +151,4 @@ def _unpacked(
         else part
         for part in parts
     )
-    return Decoded(index, views, frames, positions, masks[0] if masks else None).sample()
+    return Decoded(index, views, frames, spans, masks[0] if masks else None).sample()

@@ -58,15 +58,15 @@ def write_video(
 
 def greys(sample: Sample) -> list[list[int]]:
     """Numbers of the frames that each clip of a `write_video` sample shows."""
-    values = sample.frames[sample.positions][:, :, 0, 0, 0]
-    return [[round(int(value) / 3) for value in clip] for clip in values]
+    return [[round(int(frame[0, 0, 0]) / 3) for frame in sample.frames[span]] for span in sample.spans]
 
 
 def assert_same_sample(one: Sample, other: Sample) -> None:
     assert one.index == other.index
     assert one.views == other.views
+    assert one.spans == other.spans
     assert one.frames.stride() == other.frames.stride()
-    for a, b in ((one.frames, other.frames), (one.positions, other.positions), (one.masks, other.masks)):
+    for a, b in ((one.frames, other.frames), (one.masks, other.masks)):
         assert (a is None) == (b is None)
         if a is not None:
             assert a.dtype == b.dtype

@@ -236,7 +236,7 @@ class TestRender:
         views = [(sample, v) for sample in samples for v in range(6)]
         for clip, mask, (sample, v) in zip(clips, masks, views, strict=True):
             assert sample.masks is not None
-            frames = sample.frames[sample.positions[v]]
+            frames = sample.frames[sample.spans[v]]
             plain, plain_mask = apply_view(frames, sample.masks[v : v + 1], sample.views[v], size=20)
             assert plain_mask is not None
             torch.testing.assert_close(clip, normalise(plain), atol=1e-4, rtol=0)

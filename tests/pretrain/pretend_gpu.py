@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
@@ -26,6 +25,7 @@ from saccade.datasets.render import render
 from saccade.engine.device import Machine, send
 from saccade.learner import Learner
 from saccade.pretrain import training_step
+from saccade.rng import Draws
 from saccade.spec import AugmentationSpec, Spec
 from saccade.spec_reader import parse_spec
 from saccade.transforms import Augmentation, draw_training_view
@@ -89,15 +89,15 @@ def moved(learner: Learner, spec: Spec, mode: FakeTensorMode, device: torch.devi
 
 def samples(count: int, views: int, mode: FakeTensorMode) -> list[Sample]:
     """Videos as a data worker gives them."""
-    rng, positions = np.random.default_rng(0), np.arange(4)[None].repeat(views, 0)
+    draws = Draws(0, "test")
     always = AugmentationSpec(jitter_probability=1.0, blur_probability=1.0)
     augmentation = Augmentation(**always.model_dump())
     return [
         Sample(
             index=number,
             frames=mode.from_tensor(torch.zeros(9, 3, 24, 32, dtype=torch.uint8)),
-            positions=positions,  # type: ignore[arg-type] # The host reads them, and of a fake tensor it cannot.
-            views=tuple(draw_training_view(rng, augmentation, height=24, width=32) for _ in range(views)),
+            spans=(slice(0, 4),) * views,
+            views=tuple(draw_training_view(draws, augmentation, height=24, width=32) for _ in range(views)),
             masks=mode.from_tensor(torch.zeros(views, 128, 171, dtype=torch.uint8)),
         )
         for number in range(count)

@@ -136,13 +136,13 @@ class Loop:
 
     def run(self) -> None:
         left = range(self.learner.step, self.timetable.steps)
-        frame = torch.full((1, 3, SIZE, SIZE), 7, dtype=torch.uint8)
+        frames = torch.full((T, 3, SIZE, SIZE), 7, dtype=torch.uint8)
         batches = [
             [
                 Sample(
                     v + number % 4,
-                    frame,
-                    torch.zeros(4, T, dtype=torch.long),
+                    frames,
+                    (slice(0, T),) * 4,
                     (View(Crop(0, 0, SIZE, SIZE)),) * 4,
                     None,
                 )
