@@ -136,7 +136,9 @@ def decode_frame(
 
 def _check_end(data: bytes | memoryview, place: object) -> None:
     # Without its end a JPEG decodes to a picture with a grey bottom, and what is wrong can be said better here.
-    if data[-2:] != _END_OF_IMAGE and _END_OF_IMAGE not in bytes(data[-_TAIL_BYTES:]):
+    if len(data) >= 2 and data[-1] == _END_OF_IMAGE[1] and data[-2] == _END_OF_IMAGE[0]:
+        return
+    if _END_OF_IMAGE not in bytes(data[-_TAIL_BYTES:]):
         kind = "is empty" if not len(data) else "is cut off or no JPEG"
         raise DataError(
             f"{place}: this frame {kind} ({len(data)} bytes); write it again, or put the video in data.exclude"

@@ -18,7 +18,7 @@ import mmap
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ __all__ = [
     "DATA_FILE",
     "INDEX_FILE",
     "INDEX_SUM_FILE",
+    "WORD",
     "Kind",
     "PackedStore",
     "Settings",
@@ -52,9 +53,12 @@ Kind = Literal["jpeg", "decoded"]
 
 ALIGNMENT = 8
 """Each frame begins at a multiple of this many bytes."""
+WORD = np.dtype("<u8")
+"""What checksums are sums of, as long as that."""
 DATA_FILE, INDEX_FILE, INDEX_SUM_FILE = "frames.bin", "index.npz", "index.npz.sha256"
+_TOGETHER: dict[Kind, int] = {"jpeg": 64, "decoded": 1}
+"""Frames whose checksums are compared at once before they are read, while the processor's cache still has them."""
 _VERSION = 1
-_WORD = np.dtype("<u8")
 _NAME = re.compile(r"packed_(?:jpeg|decoded)(?:_[1-9]\d*)?")
 _AGAIN = "remove the folder and run `saccade data pack` again"
 
@@ -103,9 +107,18 @@ def padded(length: int) -> int:
     return -(-length // ALIGNMENT) * ALIGNMENT
 
 
-def quick_sum(data: npt.NDArray[np.uint8]) -> int:
-    """Sum of the 64-bit words of a frame and the zeros after it, at memory speed: it tells of any word that changed."""
-    return int(np.add.reduce(data.view(_WORD)))
+def quick_sum(words: npt.NDArray[np.uint64]) -> int:
+    """Sum of the words of a frame and the zeros after it, at memory speed: it tells of any word that changed."""
+    return int(np.add.reduce(words))
+
+
+def _runs(numbers: Sequence[int], longest: int) -> Iterator[range]:
+    """Numbers, in their order, as runs of such that follow one another."""
+    first = 0
+    for at in range(1, len(numbers) + 1):
+        if at == len(numbers) or numbers[at] != numbers[at - 1] + 1 or at - first == longest:
+            yield range(numbers[first], numbers[first] + at - first)
+            first = at
 
 
 class _FramePlace(NamedTuple):
@@ -144,14 +157,18 @@ class PackedStore:
         return len(self._starts)
 
     @cached_property
-    def _data(self) -> npt.NDArray[np.uint8]:
+    def _words(self) -> npt.NDArray[np.uint64]:
         path = self.folder / DATA_FILE
         try:
             with path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: this file of frames cannot be read: {error}; {_AGAIN}") from None
-        return np.frombuffer(mapped, np.uint8)
+        return np.frombuffer(mapped, WORD)
+
+    @cached_property
+    def _data(self) -> memoryview:
+        return self._words.data.cast("B")
 
     def frames_of(self, name: str) -> FrameFolder:
         """What is known of a video's frames; its folder is one only in name."""
@@ -174,19 +191,26 @@ class PackedStore:
             DataError: A frame is damaged; names it.
         """
         video = self._place[name]
-        height, width = (int(side) for side in self._shapes[video])
-        frames = empty((len(numbers), height, width, 3))
-        places = np.asarray(numbers) + self._first[video]
-        columns = (column[places].tolist() for column in (self._starts, self._lengths, self._sums))
-        for out, number, start, length, wanted in zip(frames, numbers, *columns, strict=True):
-            data = self._data[start : start + padded(length)]
-            if quick_sum(data) != wanted:
-                raise DataError(f"{self._frame(name, number)} is damaged: its checksum differs; {_AGAIN}")
-            if self.settings.kind == "jpeg":
-                decode_frame(data.data[:length], self._frame(name, number), out)
-            else:
-                np.copyto(out, data[:length].reshape(out.shape))
+        frames = empty((len(numbers), *self._shapes[video].tolist(), 3))
+        data, jpeg, outs = self._data, self.settings.kind == "jpeg", iter(frames)
+        for run in _runs(numbers, _TOGETHER[self.settings.kind]):
+            places = slice(self._first[video] + run.start, self._first[video] + run.stop)
+            starts, lengths = self._starts[places], self._lengths[places].tolist()
+            wrong = self._sums_of(starts, lengths[-1]) != self._sums[places]
+            if wrong.any():
+                damaged = self._frame(name, run[int(wrong.argmax())])
+                raise DataError(f"{damaged} is damaged: its checksum differs; {_AGAIN}")
+            for number, start, length, out in zip(run, starts.tolist(), lengths, outs, strict=False):
+                if jpeg:
+                    decode_frame(data[start : start + length], self._frame(name, number), out)
+                else:
+                    np.copyto(out, np.frombuffer(data[start : start + length], np.uint8).reshape(out.shape))
         return frames
+
+    def _sums_of(self, starts: npt.NDArray[np.uint64], last_length: int) -> npt.NDArray[np.uint64]:
+        """Quick sums of frames that follow one another."""
+        words = self._words[int(starts[0]) // ALIGNMENT : (int(starts[-1]) + padded(last_length)) // ALIGNMENT]
+        return np.add.reduceat(words, ((starts - starts[0]) // ALIGNMENT).astype(np.intp))
 
     def damaged(self, name: str, *, every: bool) -> list[int]:
         """Numbers of a video's frames whose CRC-32 differs; only of the first and last one unless `every`."""
@@ -196,7 +220,7 @@ class PackedStore:
         found = []
         for at in chosen:
             start, length = int(self._starts[at]), int(self._lengths[at])
-            if zlib.crc32(self._data[start : start + length].data) != int(self._crcs[at]):
+            if zlib.crc32(self._data[start : start + length]) != int(self._crcs[at]):
                 found.append(at - first)
         return found
 

@@ -32,6 +32,7 @@ from saccade.datasets.packed import (
     DATA_FILE,
     INDEX_FILE,
     INDEX_SUM_FILE,
+    WORD,
     Settings,
     open_store,
     padded,
@@ -128,7 +129,7 @@ def _prepare(chunk: _Chunk, settings: Settings) -> tuple[_Chunk, list[tuple[byte
     for path in chunk.paths:
         data = stored_frame(path, settings, chunk.shape)
         whole = data + b"\0" * (padded(len(data)) - len(data))
-        done.append((data, quick_sum(np.frombuffer(whole, np.uint8)), zlib.crc32(data)))
+        done.append((data, quick_sum(np.frombuffer(whole, WORD)), zlib.crc32(data)))
     return chunk, done
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from saccade.datasets import packed as packed_module
 from saccade.datasets import packed_write
 from saccade.datasets.check import check_dataset
 from saccade.datasets.clips import EvenClips, Item, VideoClips
 from saccade.datasets.loader import make_loader
-from saccade.datasets.packed import Settings, open_store, quick_sum
+from saccade.datasets.packed import WORD, Settings, open_store, quick_sum
 from saccade.datasets.packed_plan import plan_pack
 from saccade.datasets.packed_write import pack
 from saccade.errors import DataError
@@ -36,8 +37,17 @@ class TestWhatIsStored:
         for video in store.names:
             wanted = tree(dataset, video)
             np.testing.assert_array_equal(store.read(video, range(len(wanted))), wanted)
-            numbers = [7, 0, 3, 3, 8]  # in any order, twice, too
-            np.testing.assert_array_equal(store.read(video, numbers), wanted[numbers])
+            for numbers in ([7, 0, 3, 3, 8], [0, 1, 2, 5, 6, 1, 2, 3], [8], [4, 3, 2], [8, 8], []):
+                np.testing.assert_array_equal(store.read(video, numbers), wanted[np.array(numbers, int)])
+
+    def test_runs_are_compared_as_far_as_they_go(self, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        packed(dataset, JPEG)
+        wanted = tree(dataset, "v1")
+        for longest in (1, 2, 5, 12, 64):
+            monkeypatch.setitem(packed_module._TOGETHER, "jpeg", longest)
+            store = open_store(dataset / "packed_jpeg")
+            np.testing.assert_array_equal(store.read("v1", range(12)), wanted)
+            np.testing.assert_array_equal(store.read("v1", [1, 2, 3, 9, 10, 11]), wanted[[1, 2, 3, 9, 10, 11]])
 
     def test_the_files_by_hand(self, dataset: Path) -> None:
         packed(dataset, JPEG)
@@ -74,7 +84,7 @@ class TestWhatIsStored:
     def test_the_quick_sum_is_the_sum_of_the_words(self) -> None:
         data = np.random.default_rng(0).integers(0, 256, 80, dtype=np.uint8)
         words = [int.from_bytes(data[at : at + 8].tobytes(), "little") for at in range(0, 80, 8)]
-        assert quick_sum(data) == sum(words) % 2**64
+        assert quick_sum(data.view(WORD)) == sum(words) % 2**64
 
 
 class TestCost:
