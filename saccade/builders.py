@@ -132,7 +132,7 @@ def build_learner(spec: Spec, num_videos: int, machine: Machine) -> Learner:
     if machine.compiled:
         # Part by part: less to compile, and a copy of the encoder (fine-tuning) is not a compiled one.
         for part in (encoder.stem, *encoder.stages):
-            part.compile()
+            part.compile(mode="reduce-overhead" if machine.graphs else None)  # PyTorch's name for CUDA graphs.
     networks = [*encoder.parameters(), *(propagation.parameters() if propagation else ())]
     optimizer = _build_optimizer(spec, networks, list(projection.parameters()))
     return Learner(encoder, projection, propagation, memory, optimizer, machine.device)

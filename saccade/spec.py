@@ -318,9 +318,10 @@ class EngineSpec(Section):
     convolutions: Literal["auto", "torch"] = "auto"
     """Of r3d and r2plus1d in fp32 on the CPU. auto: those of saccade, compiled by the machine's C compiler on first
     use, where they are faster (AVX2 without AVX-512; docs/performance.md). torch: PyTorch's, to the last digit."""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "on", "off", "graphs"] = "auto"
     """Fuse what stands between convolutions by torch.compile, which takes minutes once. auto: on a GPU. On a CPU, on
-    replaces the convolutions of saccade by PyTorch's."""
+    replaces the convolutions of saccade by PyTorch's. graphs: on a GPU, and its kernels are started together as CUDA
+    graphs, for batches so small that it waits for the host to start them; `saccade bench step` tells."""
     workers: NotNegative = 4
     """Processes that decode frames, for each training process; 0: decode in the training process."""
     data_patience_sec: Annotated[float, Field(gt=0)] = 600.0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from saccade.spec import ClassifierSpec, EncoderSpec, Spec
 
-__all__ = ["impossible_combinations", "uneven_shares"]
+__all__ = ["impossible_combinations", "impossible_shares"]
 
 _NOT_IN_MODEL_NAMES = "/:'\""
 """MLflow refuses the first two; quotes would end the string in which its server is asked for a name."""
@@ -32,7 +32,7 @@ def impossible_combinations(spec: Spec) -> Iterator[tuple[str, str]]:
             f"{spec.augmentation.blur_sigma_min} is above blur_sigma_max {spec.augmentation.blur_sigma_max}; lower it",
         )
     yield from _impossible_encoder(spec)
-    yield from uneven_shares(spec, spec.engine.processes)
+    yield from impossible_shares(spec, spec.engine.processes)
     cells = spec.saccade.grid_num**2
     if spec.saccade.focus_num > cells:
         yield (
@@ -66,9 +66,12 @@ def _impossible_encoder(spec: Spec) -> Iterator[tuple[str, str]]:
         yield "clip.size", f"{spec.clip.size} is too small for s3d, which halves it five times; use at least 17"
 
 
-def uneven_shares(spec: Spec, processes: int) -> Iterator[tuple[str, str]]:
-    """Yield (dotted path, what is wrong and allowed) for batches that so many processes cannot share equally."""
+def impossible_shares(spec: Spec, processes: int) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, what is wrong and allowed) for what so many processes cannot share, or not equally."""
     parts = spec.pretrain.accumulation_steps
+    if spec.engine.compile == "graphs" and processes * parts > 1:
+        more = f"{processes} processes" if processes > 1 else f"{parts} accumulation_steps"
+        yield "engine.compile", f"graphs work with one process and one pass a step, not with {more}; use auto"
     sizes = {
         **({"pretrain": (spec.pretrain.batch_size, parts)} if spec.pretrain.epochs else {}),
         **{

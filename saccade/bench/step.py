@@ -5,9 +5,8 @@ clock, at the paper's batches. Losses 1 and 2, as in the first 240 of the paper'
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 
@@ -37,6 +36,9 @@ __all__ = [
 ]
 
 _SEED = 632
+_REPEATED = 10
+"""Steps between two looks at the clock, on a GPU."""
+_GRAPHS = "the same, started as CUDA graphs"
 BANK = 9537
 """In the training list of UCF101's first split: what the memory bank is as large as."""
 ENCODERS = {"r3d": ("R3D", 1.0, 16), "r2plus1d": ("R(2+1)D", 4.0, 8)}
@@ -115,31 +117,70 @@ def bench_step(device: str = "auto", *, rounds: int = 3, encoders: tuple[str, ..
         encoders: Of `ENCODERS`.
     """
     machine = pick_machine(device, threads=1, convolutions="auto", compiled="auto")
-    on_gpu = machine.device.type == "cuda"
     report = Report("step", {"on": machine.description, "rounds": rounds, "clip": "16 x 112 x 112"})
     with one_thread():
         rate = matrix_rate(machine.device)
         for encoder in encoders:
-            spec, name = paper_spec(encoder), ENCODERS[encoder][0]
-            steps = Steps(spec, machine, BANK)
-            batch = made_batch(spec, spec.pretrain.batch_size if on_gpu else 1, BANK, machine.device)
-            ours, theirs, clips = partial(steps.our_step, batch), partial(steps.their_step, batch), len(batch.clips)
-            repeated = 10 if on_gpu else 1
-            rows = compare(
-                f"{name}, {clips} clips a step",
-                {
-                    f"release style, {'TF32' if on_gpu else 'fp32'}, eager": _times(repeated, theirs),
-                    f"as here, {machine.precision}": _times(repeated, ours),
-                },
-                amount=repeated * clips,
-                unit="clips/s",
-                rounds=rounds,
-                seconds=gpu_seconds if on_gpu else cpu_seconds,
-            )
-            report.rows += rows + _shares(name, rows, step_flop(spec), rate, on_gpu)
-            if on_gpu:
-                report.settings[f"host waits in a step of {name}"] = _waits(ours)
+            if machine.device.type == "cuda":
+                _measure_on_gpu(report, encoder, machine, rate, rounds)
+            else:
+                _measure_on_cpu(report, encoder, machine, rate, rounds)
     return report
+
+
+def _measure_on_cpu(report: Report, encoder: str, machine: Machine, rate: float, rounds: int) -> None:
+    spec, name = paper_spec(encoder), ENCODERS[encoder][0]
+    steps, batch = Steps(spec, machine, BANK), made_batch(spec, 1, BANK, machine.device)
+    sides: dict[str, Callable[[], object]] = {
+        "release style, fp32, eager": partial(steps.their_step, batch),
+        f"as here, {machine.precision}": partial(steps.our_step, batch),
+    }
+    clips = len(batch.clips)
+    rows = compare(f"{name}, {clips} clips a step", sides, amount=clips, unit="clips/s", rounds=rounds)
+    report.rows += rows + _shares(name, rows, step_flop(spec), rate, "fp32 matrix products of 2048, one thread")
+
+
+def _measure_on_gpu(report: Report, encoder: str, machine: Machine, rate: float, rounds: int) -> None:
+    spec, name = paper_spec(encoder), ENCODERS[encoder][0]
+    steps, graphs = Steps(spec, machine, BANK), Steps(spec, replace(machine, graphs=True), BANK)
+    batch = made_batch(spec, spec.pretrain.batch_size, BANK, machine.device)
+    ours, clips = partial(steps.our_step, batch), len(batch.clips)
+    sides: dict[str, Callable[[], object]] = {
+        "release style, TF32, eager": partial(steps.their_step, batch),
+        f"as here, {machine.precision}": ours,
+        _GRAPHS: partial(graphs.our_step, batch),
+    }
+    failed = _failure(_times(3, sides[_GRAPHS]))  # PyTorch records them in the second or third step.
+    report.settings[f"CUDA graphs of {name}"] = failed or "measured"
+    if failed:
+        del sides[_GRAPHS]
+    rows = compare(
+        f"{name}, {clips} clips a step",
+        {side: _times(_REPEATED, step) for side, step in sides.items()},
+        amount=_REPEATED * clips,
+        unit="clips/s",
+        rounds=rounds,
+        seconds=gpu_seconds,
+    )
+    report.rows += rows + _shares(name, rows, step_flop(spec), rate, "bf16 matrix products of 8192")
+    report.rows += _hosts_part(name, {side: sides[side] for side in list(sides)[1:]}, rounds)
+    report.settings[f"host waits in a step of {name}"] = _failure(lambda: _without_waiting(ours)) or "none"
+
+
+def _hosts_part(name: str, sides: dict[str, Callable[[], object]], rounds: int) -> list[Row]:
+    """How long the host takes to start a step: if that is less than the step, a GPU does not wait for it."""
+    rows = []
+    for side, step in sides.items():
+        times = tuple(1e3 * _host_seconds(step) for _ in range(_REPEATED * rounds))
+        rows.append(Row(f"{name}, until the host has started a step", side, median(times), "ms", None, times))
+    return rows
+
+
+def _host_seconds(step: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
 
 
 def paper_spec(encoder: str) -> Spec:
@@ -171,10 +212,9 @@ def gpu_seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _shares(name: str, rows: list[Row], flop: int, rate: float, on_gpu: bool) -> list[Row]:
+def _shares(name: str, rows: list[Row], flop: int, rate: float, products: str) -> list[Row]:
     """What the steps would have to compute as plain convolutions, in time, beside matrix products."""
     group = f"{name}, convolutions' FLOP counted directly"
-    products = "bf16 matrix products of 8192" if on_gpu else "fp32 matrix products of 2048, one thread"
     found = [Row(group, products, rate / 1e9, "GFLOP/s", None, (rate / 1e9,))]
     for row in rows:
         values = tuple(value * flop / 1e9 for value in row.rounds)
@@ -188,7 +228,7 @@ def matrix_rate(device: torch.device, side: int | None = None) -> float:
     side, dtype = side or (8192 if on_gpu else 2048), torch.bfloat16 if on_gpu else torch.float32
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product, seconds = partial(torch.mm, a, b), gpu_seconds if on_gpu else cpu_seconds
-    repeated = 10 if on_gpu else 1
+    repeated = _REPEATED if on_gpu else 1
     times = [seconds(_times(repeated, product)) for _ in range(6)][1:]
     return 2 * side**3 * repeated / median(times)
 
@@ -211,21 +251,19 @@ def step_flop(spec: Spec) -> int:
     return sum(found)
 
 
-def _waits(step: Callable[[], object]) -> str:
-    """Whether PyTorch sees the host wait for the GPU within a step."""
+def _failure(call: Callable[[], object]) -> str | None:
+    """The first line of what a call fails with."""
     try:
-        with _no_waits():
-            for _ in range(3):
-                step()
+        call()
     except RuntimeError as error:
         return str(error).splitlines()[0]
-    return "none"
+    return None
 
 
-@contextmanager
-def _no_waits() -> Iterator[None]:
+def _without_waiting(step: Callable[[], object]) -> None:
+    """Steps in which PyTorch must not see the host wait for the GPU."""
     torch.cuda.set_sync_debug_mode("error")
     try:
-        yield
+        _times(3, step)()
     finally:
         torch.cuda.set_sync_debug_mode("default")

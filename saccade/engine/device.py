@@ -30,10 +30,15 @@ class Machine:
     """Use `saccade.models.conv_cpu` where it is available."""
     compiled: bool = False
     """Fuse what stands between convolutions by torch.compile."""
+    graphs: bool = False
+    """Start the kernels of what is compiled as CUDA graphs."""
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """Context in which the encoder runs; losses leave it by casting to fp32."""
+        """Context in which the encoder runs, once; losses leave it by casting to fp32."""
+        if self.graphs:
+            # What the encoder gave last may be written over.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         if self.precision == "fp32":
             yield
             return
@@ -77,7 +82,8 @@ def pick_machine(
         precision: "fp32", "bf16", or "auto" for bf16 where the device has units for it.
         threads: Threads on the CPU; None: one per core this process may use.
         convolutions: "auto" for this package's own where they are the faster ones, or "torch".
-        compiled: Whether to use torch.compile: "on", "off", or "auto" for cuda, with a line where it cannot.
+        compiled: Whether to use torch.compile: "on", "off", "graphs" for CUDA graphs too, or "auto" for cuda, with a
+            line where it cannot.
 
     Raises:
         SpecError: When cuda or torch.compile is asked for and not there.
@@ -94,7 +100,7 @@ def pick_machine(
     if chosen.type == "cuda":
         torch.backends.cudnn.benchmark = True  # Every step has the same shapes.
     own = convolutions == "auto" and chosen.type == "cpu" and precision == "fp32"
-    return Machine(chosen, precision, own, compiled=_compiles(compiled, chosen))
+    return Machine(chosen, precision, own, compiled=_compiles(compiled, chosen), graphs=compiled == "graphs")
 
 
 def _compiles(wanted: str, device: torch.device) -> bool:
@@ -105,8 +111,10 @@ def _compiles(wanted: str, device: torch.device) -> bool:
         missing = "no C compiler was found; install gcc"
     elif device.type == "cuda" and find_spec("triton") is None:
         missing = "there is no triton; pip install triton"
-    if missing is not None and wanted == "on":
-        raise SpecError(f"engine.compile: on was asked for, but {missing}, or use auto")
+    if wanted == "graphs" and device.type != "cuda":
+        missing = "PyTorch sees no CUDA device; use on"
+    if missing is not None and wanted in {"on", "graphs"}:
+        raise SpecError(f"engine.compile: {wanted} was asked for, but {missing}, or use auto")
     if missing is not None:
         print(f"saccade: the step is not compiled, and slower: {missing}", file=sys.stderr, flush=True)
     return missing is None

@@ -35,7 +35,7 @@ from saccade.models.export import load_weights
 from saccade.models.heads import Projection
 from saccade.run_dir import BEST, EVALUATION, LAST
 from saccade.spec import Spec
-from saccade.spec_checks import uneven_shares
+from saccade.spec_checks import impossible_shares
 
 __all__ = ["BEST", "EVALUATION", "LAST", "Best", "Run", "Saved", "check_digest", "load_saved"]
 
@@ -143,7 +143,7 @@ def own_cores() -> int | None:
 
 
 def _check_processes(spec: Spec, device: torch.device) -> None:
-    for path, fault in uneven_shares(spec, ranks.size()):  # Machines count too, of which the spec knows nothing.
+    for path, fault in impossible_shares(spec, ranks.size()):  # Machines count too, of which the spec knows nothing.
         raise SpecError(f"{path}: {fault}")
     if device.type == "cuda" and ranks.local_size() > torch.cuda.device_count():
         raise SpecError(

@@ -94,6 +94,40 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert their_share.ratio < our_share.ratio * 10
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_table_of_a_gpu(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Its rows, made on the CPU: what PyTorch has for GPUs only does nothing."""
+    monkeypatch.setattr(step, "paper_spec", lambda encoder: _spec(encoder, 4))
+    monkeypatch.setattr(step, "BANK", 12)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    marked: list[int] = []
+
+    def mark() -> None:
+        marked.append(1)
+        if fails:
+            raise RuntimeError("no graphs here\nTraceback")
+
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", mark)
+    report = Report("step", {})
+    step._measure_on_gpu(report, "r3d", Machine(CPU, "fp32"), 50e9, 1)
+    sides = ["release style, TF32, eager", "as here, fp32", "the same, started as CUDA graphs"][: 2 if fails else 3]
+    clips, flop, host = (
+        [row for row in report.rows if row.group.startswith(group)]
+        for group in ("R3D, 6 clips", "R3D, convolutions", "R3D, until the host")
+    )
+    assert [row.name for row in clips] == sides
+    assert [row.name for row in flop[1:]] == sides
+    assert [row.name for row in host] == sides[1:]
+    # The CPU is done with a step when it has been started.
+    assert host[0].value == pytest.approx(1e3 * 6 / clips[1].value, rel=0.5)
+    assert report.settings["CUDA graphs of R3D"] == ("no graphs here" if fails else "measured")
+    assert report.settings["host waits in a step of R3D"] == "none"
+    assert modes == ["error", "default"]
+    assert len(marked) == (1 if fails else 3 + 2 * 10 + 10)
+
+
 def test_the_command(monkeypatch: pytest.MonkeyPatch, saccade: Callable[..., tuple[int, str, str]]) -> None:
     asked = []
 

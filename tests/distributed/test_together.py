@@ -263,3 +263,16 @@ def test_a_spec_says_so_before_anything_starts() -> None:
             parse_spec(text, "x.yaml", overrides)
         assert said in str(caught.value)
     parse_spec(text, "x.yaml", ["engine.processes=8", "pretrain.accumulation_steps=2"])
+
+
+@pytest.mark.parametrize(
+    ("override", "more"),
+    [("engine.processes=2", "2 processes"), ("pretrain.accumulation_steps=4", "4 accumulation_steps")],
+)
+def test_cuda_graphs_are_for_one_process_and_pass(override: str, more: str) -> None:
+    text = json.dumps({"name": "x", "prototypes": {"num_clusters": []}, "engine": {"compile": "graphs"}})
+    with pytest.raises(
+        Exception, match=rf"engine\.compile: graphs work with one process .*, not with {more}; use auto"
+    ):
+        parse_spec(text, "x.yaml", [override])
+    parse_spec(text, "x.yaml", [])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from saccade import builders
+from saccade.engine import device
 from saccade.engine.device import Machine, pick_machine, send
 from saccade.errors import SpecError
 from saccade.models import conv_cpu
@@ -43,6 +44,33 @@ def test_torch_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(SpecError, match=r"engine\.compile: on was asked for, but no C compiler was found; install gcc"):
         pick_machine("cpu", compiled="on")
+
+
+def test_cuda_graphs_are_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        SpecError, match=r"^engine\.compile: graphs was asked for, but PyTorch sees no CUDA device; use on"
+    ):
+        pick_machine("cpu", compiled="graphs")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(device, "find_spec", lambda name: object())
+    on_gpu = [pick_machine("cuda", compiled=each) for each in ("auto", "on", "graphs", "off")]
+    assert [(machine.compiled, machine.graphs) for machine in on_gpu] == [
+        (True, False),
+        (True, False),
+        (True, True),
+        (False, False),
+    ]
+
+
+def test_what_graphs_gave_may_be_written_over_when_the_encoder_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    marked: list[str] = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marked.append("run"))
+    with Machine(CPU, "fp32", compiled=True).autocast():
+        assert marked == []
+    for count in (1, 2):
+        with Machine(CPU, "fp32", compiled=True, graphs=True).autocast():
+            assert len(marked) == count
 
 
 @pytest.mark.parametrize("available", [True, False])
