@@ -11,6 +11,7 @@ from saccade.datasets.clips import Item, VideoClips
 from saccade.datasets.loader import make_loader
 from saccade.datasets.render import render
 from saccade.engine import ranks
+from saccade.engine.device import Machine
 from saccade.engine.stop import StopRequest
 from saccade.progress import progress
 
@@ -30,7 +31,7 @@ def extract_features(
     batch_size: int,
     workers: int,
     patience_sec: float,
-    device: torch.device,
+    machine: Machine,
     stop: StopRequest,
     desc: str,
     epoch: int = 0,
@@ -46,7 +47,7 @@ def extract_features(
         batch_size: Videos encoded at a time.
         workers: Processes that decode.
         patience_sec: How long a video may take to come from them.
-        device: Where `encode` wants its input.
+        machine: Where `encode` wants its input.
         stop: Checked after each batch.
         desc: What the progress bar says.
         epoch: For choosers that draw.
@@ -61,11 +62,11 @@ def extract_features(
     rounds = [batches[start : start + ranks.size()] for start in range(0, len(batches), ranks.size())]
     # In the last round a process for which nothing is left does one that another does too.
     own = [each[min(ranks.rank(), len(each) - 1)] for each in rounds]
-    loader = make_loader(dataset, own, workers, patience_sec, pinned=device.type == "cuda")
+    loader = make_loader(dataset, own, workers, patience_sec, machine)
     rows, place = torch.empty(0), 0
     with progress(desc=desc, unit="video", total=len(items)) as bar:
         for samples, done in zip(loader, rounds, strict=True):
-            clips, masks = render(samples, size=clip_size, device=device, normalised=normalised)
+            clips, masks = render(samples, size=clip_size, device=machine.device, normalised=normalised)
             features = encode(clips, masks).float()
             features = features.view(len(samples), -1, features.shape[-1])
             if not place:  # At once, for joining batches at the end would hold all of them twice.

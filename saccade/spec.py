@@ -309,7 +309,7 @@ class CheckpointSpec(Section):
 
 class EngineSpec(Section):
     """The machine. Nothing here changes what is computed, but `precision`, `convolutions`, `compile`, `processes`
-    and `split_memory` in the last digits."""
+    and `split_memory` in the last digits, and `decode` in shades of colours."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda when there is one."""
@@ -322,8 +322,11 @@ class EngineSpec(Section):
     """Fuse what stands between convolutions by torch.compile, which takes minutes once. auto: on a GPU. On a CPU, on
     replaces the convolutions of saccade by PyTorch's. graphs: on a GPU, and its kernels are started together as CUDA
     graphs, for batches so small that it waits for the host to start them; `saccade bench step` tells."""
+    decode: Literal["cpu", "nvjpeg"] = "cpu"
+    """What decodes JPEG files. nvjpeg: the GPU, through torchvision, for machines with few cores to each GPU; its
+    pixels differ a little. `saccade bench end-to-end` compares."""
     workers: NotNegative = 4
-    """Processes that decode frames, for each training process; 0: decode in the training process."""
+    """Processes that read and decode frames, for each training process; 0: the training process does."""
     data_patience_sec: Annotated[float, Field(gt=0)] = 600.0
     """How long a video may take to come from `workers`, s: after that one is taken to hang, and the run stops."""
     threads: Positive | None = None

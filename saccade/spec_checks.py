@@ -32,6 +32,8 @@ def impossible_combinations(spec: Spec) -> Iterator[tuple[str, str]]:
             f"{spec.augmentation.blur_sigma_min} is above blur_sigma_max {spec.augmentation.blur_sigma_max}; lower it",
         )
     yield from _impossible_encoder(spec)
+    if spec.engine.decode == "nvjpeg" and spec.data.store.startswith("packed_decoded"):
+        yield "engine.decode", f"nvjpeg decodes JPEG files, and data.store {spec.data.store} holds pixels; use cpu"
     yield from impossible_shares(spec, spec.engine.processes)
     cells = spec.saccade.grid_num**2
     if spec.saccade.focus_num > cells:

@@ -3,9 +3,10 @@
 PyPI's torchvision wheel is built for CUDA. Beside a PyTorch without CUDA its compiled part cannot be loaded
 (libtorch_cuda is not there), so its operators stay unregistered, and `import torchvision` then dies on the first Python
 registration for one of them: "operator torchvision::nms does not exist". The transforms and the video networks, which
-are all that saccade uses, are plain PyTorch and need none of these operators; it is enough that the names exist.
+are all that saccade uses on a CPU, are plain PyTorch and need none of these operators; it is enough that the names
+exist.
 
-Always use torchvision through this module: `torchvision_shim.functional` (transforms) and `.video_models`. It is
+Always use torchvision through this module: `torchvision_shim.functional` (transforms), `.video_models` and `.io`. It is
 imported at first use, since it takes seconds and the CPU's own path has no use for it.
 """
 
@@ -17,7 +18,7 @@ from types import ModuleType
 
 import torch
 
-__all__ = ["functional", "stands_in", "video_models"]  # noqa: F822 - two are made by __getattr__
+__all__ = ["functional", "io", "stands_in", "video_models"]  # noqa: F822 - all but one are made by __getattr__
 
 # The two operators that torchvision registers fake kernels for at import time, whether or not it could load them.
 _SCHEMAS = (
@@ -65,7 +66,11 @@ def stands_in() -> bool:
     return _LIBRARY is not None
 
 
-_MODULES = {"functional": "torchvision.transforms.v2.functional", "video_models": "torchvision.models.video"}
+_MODULES = {
+    "functional": "torchvision.transforms.v2.functional",
+    "io": "torchvision.io",
+    "video_models": "torchvision.models.video",
+}
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -122,6 +122,7 @@ OURS = {
     "engine.split_memory": False,
     "engine.convolutions": "auto",
     "engine.compile": "auto",
+    "engine.decode": "cpu",
     "tracking.uri": "",
     "tracking.experiment": "saccade",
     "tracking.log_every_steps": 10,

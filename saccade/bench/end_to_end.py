@@ -8,6 +8,7 @@ the paper's batch and as many decoding processes as there are cores.
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,12 +26,14 @@ from saccade.datasets.layout import Video
 from saccade.datasets.loader import make_loader
 from saccade.datasets.parallel import keep_freed_memory
 from saccade.datasets.render import render
+from saccade.engine import nvjpeg
 from saccade.engine.device import Machine, pick_machine, send
 from saccade.spec import DataSpec, Spec
 
 __all__ = ["bench_end_to_end"]
 
 _SEED = 632
+_THEIRS, _OURS, _OURS_NVJPEG = "release style", "as here", "as here, nvJPEG"
 
 
 class _ReleaseClips(Dataset[Batch]):
@@ -76,21 +79,27 @@ class _Runs:
         for batch in loader:
             yield Batch(*(part.to(self.machine.device) for part in (batch.clips, batch.masks, batch.videos)))
 
-    def _our_batches(self) -> Iterator[Batch]:
-        device = self.machine.device
-        videos, pinned = VideoClips(self.data, self.views), device.type == "cuda"
-        for samples in make_loader(videos, iter(self._items()), self.workers, pinned=pinned):
+    def _our_batches(self, machine: Machine) -> Iterator[Batch]:
+        device = machine.device
+        for samples in make_loader(
+            VideoClips(self.data, self.views), iter(self._items()), self.workers, machine=machine
+        ):
             clips, masks = render(samples, size=self.spec.clip.size, device=device)
             assert masks is not None
             yield Batch(clips, masks, send(torch.tensor([sample.index for sample in samples]), device))
 
     def theirs(self) -> float:
         """Seconds of a few steps in the release's style."""
-        return self._train("theirs", self._their_batches(), self.steps.their_step)
+        return self._train(_THEIRS, self._their_batches(), self.steps.their_step)
 
     def ours(self) -> float:
         """Seconds of a few steps as a run does them."""
-        return self._train("ours", self._our_batches(), self.steps.our_step)
+        return self._train(_OURS, self._our_batches(self.machine), self.steps.our_step)
+
+    def ours_decoded_there(self) -> float:
+        """The same, with frames that the GPU decodes."""
+        batches = self._our_batches(replace(self.machine, nvjpeg=True))
+        return self._train(_OURS_NVJPEG, batches, self.steps.our_step)
 
     def _train(self, side: str, batches: Iterator[Batch], step: Callable[[Batch], object]) -> float:
         waited, begun = 0.0, self._time()
@@ -134,17 +143,21 @@ def bench_end_to_end(device: str = "auto", *, rounds: int = 3) -> Report:
         write_videos(folder, videos=2 * videos, frames=100, height=256, width=340, seed=_SEED)
         write_rows(folder, GAZE_ROWS)
         spec = spec.model_copy(update={"data": DataSpec(root=root, dataset="made")})
-        report.rows = _measured(
-            _Runs(spec, machine, videos=videos, uncounted=uncounted, counted=counted, workers=workers), rounds
-        )
+        runs = _Runs(spec, machine, videos=videos, uncounted=uncounted, counted=counted, workers=workers)
+        sides = {_THEIRS: runs.theirs, _OURS: runs.ours}
+        if on_gpu:
+            missing = nvjpeg.why_not()
+            report.settings["nvJPEG"] = missing or "measured"
+            if not missing:
+                sides[_OURS_NVJPEG] = runs.ours_decoded_there
+        report.rows = _measured(runs, sides, rounds)
     return report
 
 
-def _measured(runs: _Runs, rounds: int) -> list[Row]:
+def _measured(runs: _Runs, sides: dict[str, Callable[[], float]], rounds: int) -> list[Row]:
     clips = runs.counted * runs.batch * 2 * runs.spec.saccade.focus_num
-    sides = {"release style": runs.theirs, "as here": runs.ours}
     rows = compare("R3D, files to update", sides, amount=clips, unit="clips/s", rounds=rounds, seconds=own_seconds)
-    for name, side in zip(sides, ("theirs", "ours"), strict=True):
+    for side in sides:
         shares = tuple(100 * share for share in runs.waited[side][1:])
-        rows.append(Row("time until a batch is there", name, median(shares), "%", None, shares))
+        rows.append(Row("time until a batch is there", side, median(shares), "%", None, shares))
     return rows

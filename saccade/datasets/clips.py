@@ -7,6 +7,7 @@ Each dataset item is one video with its V clips; a frame that several of them us
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from saccade.datasets.frames import Empty, new_array
+from saccade.datasets.frames import Empty, frame_shape, new_array
 from saccade.datasets.layout import Video
+from saccade.engine.nvjpeg import decode_on_gpu
 from saccade.gaze.fixations import choose_fixations, even_starts, usable_length, view_starts
 from saccade.gaze.masks import PLANE_HEIGHT, PLANE_WIDTH, fixation_mask
 from saccade.gaze.scanpath import Fixation
@@ -60,18 +62,26 @@ class Sample:
     index: int
     """Position of the video in its list."""
     frames: Tensor
-    """The distinct frames of all its clips, uint8 `[n, 3, H, W]`."""
+    """The distinct frames of all its clips, uint8 `[n, 3, H, W]`; or JPEG files of them, one after another, `[N]`."""
     spans: tuple[slice, ...]
     """Which of `frames` each clip has, V times T that follow one another."""
     views: tuple[View, ...]
     """How each clip is seen, V of them."""
     masks: Tensor | None
     """Fixation mask of each clip on the mask plane, uint8 `[V, 128, 171]`."""
+    ends: tuple[int, ...] | None = None
+    """Where each JPEG file of `frames` ends; None: they are decoded."""
 
     def pin_memory(self) -> "Sample":
-        """The same where a GPU can fetch it from without the host waiting; the loader asks for it in a thread."""
+        """The same where a GPU can fetch it from without the host waiting, or has it; the loader asks in a thread.
+
+        Files that the GPU cannot decode stay what they are.
+        """
         masks = None if self.masks is None else self.masks.pin_memory()
-        return replace(self, frames=self.frames.pin_memory(), masks=masks)
+        if self.ends is None:
+            return replace(self, frames=self.frames.pin_memory(), masks=masks)
+        frames = decode_on_gpu(self.frames, self.ends)
+        return self if frames is None else replace(self, frames=frames, masks=masks, ends=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +91,20 @@ class Decoded:
     index: int
     views: tuple[View, ...]
     frames: npt.NDArray[np.uint8]
-    """`[n, H, W, 3]`."""
+    """`[n, H, W, 3]`, or files `[N]`."""
     spans: tuple[slice, ...]
     masks: npt.NDArray[np.uint8] | None
+    ends: tuple[int, ...] | None = None
 
     def sample(self) -> Sample:
         """The same in tensors, of the same memory."""
         return Sample(
             index=self.index,
-            frames=as_frames(self.frames),
+            frames=as_frames(self.frames) if self.ends is None else torch.from_numpy(self.frames),
             spans=self.spans,
             views=self.views,
             masks=None if self.masks is None else torch.from_numpy(self.masks),
+            ends=self.ends,
         )
 
 
@@ -245,8 +257,13 @@ class VideoClips(Dataset[Sample]):
     def __getitem__(self, item: Item) -> Sample:
         return self.decode(item).sample()
 
-    def decode(self, item: Item, empty: Empty = new_array) -> Decoded:
+    def decode(self, item: Item, empty: Empty = new_array, *, files: bool = False) -> Decoded:
         """The clips of a video, frames and masks in memory that `empty` gives.
+
+        Args:
+            item: Which.
+            empty: Gives memory.
+            files: Leave frames as JPEG files, for a GPU to decode.
 
         Raises:
             DataError: A frame is unreadable; names it.
@@ -256,7 +273,11 @@ class VideoClips(Dataset[Sample]):
         # Between two videos the processor's caches are full of frames: what is loaded anew for NumPy's own way takes
         # ten times as long as its work.
         distinct = sorted({number for clip in clips for number in range(clip.start, clip.start + count)})
-        frames = video.read(distinct, empty)
+        if files:
+            frames, ends, size = _joined(video, distinct, empty)
+        else:
+            frames = video.read(distinct, empty)
+            ends, size = None, frames.shape[1:3]
         firsts = [distinct.index(clip.start) for clip in clips]
         cells = [clip.cell for clip in clips if clip.cell is not None]
         masks = empty((len(cells), PLANE_HEIGHT, PLANE_WIDTH)) if cells else None
@@ -264,10 +285,11 @@ class VideoClips(Dataset[Sample]):
             masks[row] = self.chooser.mask(cell)  # type: ignore[index]
         return Decoded(
             index=item.video,
-            views=self.chooser.views(item, len(clips), *frames.shape[1:3]),
+            views=self.chooser.views(item, len(clips), *size),
             frames=frames,
             spans=tuple([slice(first, first + count) for first in firsts]),
             masks=masks,
+            ends=ends,
         )
 
     def bytes_at_most(self, item: Item) -> int:
@@ -279,6 +301,18 @@ class VideoClips(Dataset[Sample]):
         video = self.videos[item.video]
         clips, frames = len(self.chooser.clips(video, item)), self.chooser.clip_frames
         return clips * (frames * video.read([0]).nbytes + PLANE_HEIGHT * PLANE_WIDTH)
+
+
+def _joined(
+    video: Video, numbers: Sequence[int], empty: Empty
+) -> tuple[npt.NDArray[np.uint8], tuple[int, ...], tuple[int, int]]:
+    """JPEG files of frames one after another, where each ends, and height and width of the first."""
+    files = video.files(numbers)
+    ends = tuple(accumulate(map(len, files)))
+    joined = empty((ends[-1],))
+    for file, end in zip(files, ends, strict=True):
+        joined[end - len(file) : end] = np.frombuffer(file, np.uint8)
+    return joined, ends, frame_shape(files[0], video.name)[:2]
 
 
 def epoch_batches(

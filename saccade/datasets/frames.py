@@ -19,8 +19,10 @@ __all__ = [
     "Empty",
     "FrameFolder",
     "decode_frame",
+    "frame_shape",
     "list_frames",
     "new_array",
+    "read_files",
     "read_frames",
     "scan_frames",
 ]
@@ -123,7 +125,7 @@ def decode_frame(
     """
     _check_end(data, place)
     if buffer is None:
-        buffer = new_array(_shape(data, place))
+        buffer = new_array(frame_shape(data, place))
     try:
         pixels = simplejpeg.decode_jpeg(data, buffer=buffer)
     except ValueError as error:
@@ -145,8 +147,12 @@ def _check_end(data: bytes | memoryview, place: object) -> None:
         )
 
 
-def _shape(data: bytes | memoryview, place: object) -> tuple[int, int, int]:
-    """`[H, W, 3]` of a JPEG, as its header claims."""
+def frame_shape(data: bytes | memoryview, place: object) -> tuple[int, int, int]:
+    """`[H, W, 3]` of a JPEG, as its header claims.
+
+    Raises:
+        DataError: It claims nothing, or too much.
+    """
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
@@ -160,7 +166,7 @@ def _shape(data: bytes | memoryview, place: object) -> tuple[int, int, int]:
 
 
 def _check_shape(data: bytes | memoryview, place: object, wanted: tuple[int, ...]) -> None:
-    height, width, _ = _shape(data, place)
+    height, width, _ = frame_shape(data, place)
     if (height, width, 3) != wanted:
         raise DataError(
             f"{place}: this frame is {width} x {height} px, but others of the video are "
@@ -211,7 +217,7 @@ def read_frames(paths: Sequence[Path | str], empty: Empty = new_array) -> npt.ND
     room = _Room()
     data = room.read(paths[0])
     _check_end(data, paths[0])
-    frames = empty((len(paths), *_shape(data, paths[0])))
+    frames = empty((len(paths), *frame_shape(data, paths[0])))
     decode_frame(data, paths[0], frames[0])
     places = {paths[0]: 0}
     for place, path in enumerate(paths[1:], start=1):
@@ -221,3 +227,17 @@ def read_frames(paths: Sequence[Path | str], empty: Empty = new_array) -> npt.ND
             decode_frame(room.read(path), path, frames[place])
             places[path] = place
     return frames
+
+
+def read_files(paths: Sequence[Path | str]) -> list[bytes]:
+    """Frames of one video as they are on disk.
+
+    Raises:
+        DataError: One is unreadable or cut off; names the file.
+    """
+    room, files = _Room(), []
+    for path in paths:
+        data = room.read(path)
+        _check_end(data, path)
+        files.append(bytes(data))
+    return files

@@ -15,7 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade.datasets.digest import content_digest, scanpath_digest
-from saccade.datasets.frames import Empty, FrameFolder, list_frames, new_array, read_frames, scan_frames
+from saccade.datasets.frames import (
+    Empty,
+    FrameFolder,
+    list_frames,
+    new_array,
+    read_files,
+    read_frames,
+    scan_frames,
+)
 from saccade.datasets.links import refuse_links_out
 from saccade.datasets.packed import PackedStore, open_store
 from saccade.datasets.splits import Entry, Split, names_on_disk, read_split
@@ -56,6 +64,19 @@ class Video:
         """
         if self.store is not None:
             return self.store.read(self.frame_dir.name, numbers, empty)
+        return read_frames(self._paths(numbers), empty)
+
+    def files(self, numbers: Sequence[int]) -> Sequence[bytes | memoryview]:
+        """The same as JPEG files, not decoded; of a store that has such.
+
+        Raises:
+            DataError: One is unreadable or cut off, or there are not as many any more as there were; names the file.
+        """
+        if self.store is not None:
+            return self.store.files(self.frame_dir.name, numbers)
+        return read_files(self._paths(numbers))
+
+    def _paths(self, numbers: Sequence[int]) -> list[str]:
         paths = list_frames(self.frame_dir)
         if len(paths) != self.frames:
             raise DataError(
@@ -63,7 +84,7 @@ class Video:
                 "restore them and resume, or start a new run"
             )
         folder = os.fspath(self.frame_dir)
-        return read_frames([f"{folder}/{paths[number]}" for number in numbers], empty)
+        return [f"{folder}/{paths[number]}" for number in numbers]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -16,6 +17,7 @@ from saccade.datasets.clips import Item, Sample, VideoClips
 from saccade.datasets.loader_watch import POLL_SEC, quiet_about_cores, watched
 from saccade.datasets.parallel import keep_freed_memory
 from saccade.datasets.slots import Parcel, Slots
+from saccade.engine.device import Machine
 from saccade.errors import DataError
 
 __all__ = ["as_it_is", "make_loader", "start_worker"]
@@ -30,20 +32,21 @@ class _HandedOver(Dataset[Sample | Parcel | DataError]):
     A user's mistake is handed over as a value: raised in a worker, it would arrive as a traceback of many lines.
     """
 
-    def __init__(self, dataset: VideoClips, slots: Slots) -> None:
-        self._dataset, self._slots = dataset, slots
+    def __init__(self, dataset: VideoClips, slots: Slots, *, files: bool) -> None:
+        self._decode, self._slots = partial(dataset.decode, files=files), slots
+        self._videos = dataset.videos
 
     def __getitem__(self, item: Item) -> Sample | Parcel | DataError:
         worker = get_worker_info()
         try:
             if worker is None:
-                return self._dataset[item]
-            return self._slots.make(worker.id, partial(self._dataset.decode, item))
+                return self._decode(item).sample()
+            return self._slots.make(worker.id, partial(self._decode, item))
         except DataError as error:
             return error
         except MemoryError:
             return DataError(
-                f"{self._dataset.videos[item.video].name}: there is no memory for its frames; lower engine.workers or "
+                f"{self._videos[item.video].name}: there is no memory for its frames; lower engine.workers or "
                 "pretrain.batch_size, or ask for more memory; then resume the run"
             )
 
@@ -65,8 +68,7 @@ def make_loader(
     batches: Iterable[list[Item]],
     workers: int,
     patience_sec: float = math.inf,
-    *,
-    pinned: bool = False,
+    machine: Machine | None = None,
 ) -> Iterator[list[Sample]]:
     """Give one list of samples for each of `batches`, decoded by `workers` processes.
 
@@ -78,7 +80,7 @@ def make_loader(
         batches: What is wanted of them.
         workers: Processes that decode; 0: this one does.
         patience_sec: How long a video may take to come.
-        pinned: Put frames and masks in pinned memory, for a GPU.
+        machine: Where samples are used: for a GPU they come in pinned memory, or decoded by it; None: on the CPU.
 
     Raises:
         DataError: A video is unreadable; the same line, whichever process has read it.
@@ -90,12 +92,14 @@ def make_loader(
         return
     items = _Items(chain([first], coming))
     share = -(-len(first) // max(workers, 1))
+    pinned = machine is not None and machine.device.type == "cuda"
+    files = machine is not None and machine.nvjpeg
     ahead = max(2, share)
     # What a worker is ahead, what is put together to a batch, and the batch before, which is worked on.
     with Slots(workers, ahead + 2 * share, _slot_bytes(dataset, first[0]) if workers else 0) as slots:
         with quiet_about_cores():
             loader = DataLoader(
-                _HandedOver(dataset, slots),
+                _HandedOver(dataset, slots, files=files),
                 batch_size=None,
                 sampler=items,
                 num_workers=workers,
@@ -110,10 +114,14 @@ def make_loader(
                 multiprocessing_context="fork" if workers else None,
             )
         samples: list[Sample] = []
+        told = False
         for sample in watched(loader, patience_sec, lambda: dataset.videos[items.begun[0].video].name):
             if isinstance(sample, DataError):
                 raise sample
-            items.begun.popleft()
+            item = items.begun.popleft()
+            if sample.ends is not None:
+                sample = _decoded_here(dataset, item, quiet=told)
+                told = True
             samples.append(sample)
             if len(samples) == items.sizes[0]:
                 items.sizes.popleft()
@@ -126,6 +134,20 @@ def _slot_bytes(dataset: VideoClips, item: Item) -> int:
         return _LARGER * dataset.bytes_at_most(item)
     except DataError:  # Whoever needs that frame will say so.
         return 0
+
+
+def _decoded_here(dataset: VideoClips, item: Item, *, quiet: bool) -> Sample:
+    """A sample that the GPU could not decode: the CPU can, or says what is wrong.
+
+    Raises:
+        DataError: A frame is damaged; names it.
+    """
+    sample = dataset[item]
+    if not quiet:
+        name = dataset.videos[item.video].name
+        told = f"saccade: {name}: nvJPEG cannot decode a frame; the CPU does, as with others"
+        print(told, file=sys.stderr, flush=True)
+    return sample.pin_memory()
 
 
 class _Items:

@@ -190,22 +190,35 @@ class PackedStore:
         Raises:
             DataError: A frame is damaged; names it.
         """
-        video = self._place[name]
-        frames = empty((len(numbers), *self._shapes[video].tolist(), 3))
-        data, jpeg, outs = self._data, self.settings.kind == "jpeg", iter(frames)
+        frames = empty((len(numbers), *self._shapes[self._place[name]].tolist(), 3))
+        jpeg = self.settings.kind == "jpeg"
+        for number, stored, out in zip(numbers, self._stored(name, numbers), frames, strict=True):
+            if jpeg:
+                decode_frame(stored, self._frame(name, number), out)
+            else:
+                np.copyto(out, np.frombuffer(stored, np.uint8).reshape(out.shape))
+        return frames
+
+    def files(self, name: str, numbers: Sequence[int]) -> list[memoryview]:
+        """Frames of a video as they are stored: JPEG files, if the store is of such.
+
+        Raises:
+            DataError: One is damaged; names it.
+        """
+        return list(self._stored(name, numbers))
+
+    def _stored(self, name: str, numbers: Sequence[int]) -> Iterator[memoryview]:
+        """Bytes of each frame, whose checksum is right."""
+        first, data = self._first[self._place[name]], self._data
         for run in _runs(numbers, _TOGETHER[self.settings.kind]):
-            places = slice(self._first[video] + run.start, self._first[video] + run.stop)
+            places = slice(first + run.start, first + run.stop)
             starts, lengths = self._starts[places], self._lengths[places].tolist()
             wrong = self._sums_of(starts, lengths[-1]) != self._sums[places]
             if wrong.any():
                 damaged = self._frame(name, run[int(wrong.argmax())])
                 raise DataError(f"{damaged} is damaged: its checksum differs; {_AGAIN}")
-            for number, start, length, out in zip(run, starts.tolist(), lengths, outs, strict=False):
-                if jpeg:
-                    decode_frame(data[start : start + length], self._frame(name, number), out)
-                else:
-                    np.copyto(out, np.frombuffer(data[start : start + length], np.uint8).reshape(out.shape))
-        return frames
+            for start, length in zip(starts.tolist(), lengths, strict=True):
+                yield data[start : start + length]
 
     def _sums_of(self, starts: npt.NDArray[np.uint64], last_length: int) -> npt.NDArray[np.uint64]:
         """Quick sums of frames that follow one another."""

@@ -130,7 +130,7 @@ class Parcel:
 
     def __init__(self, slots: int, slot: int | None, decoded: Decoded, place: _Place) -> None:
         parts = [place.stored(array) for array in (decoded.frames, decoded.masks) if array is not None]
-        self._content = (slots, slot, decoded.index, decoded.views, decoded.spans, parts)
+        self._content = (slots, slot, decoded.index, decoded.views, decoded.spans, parts, decoded.ends)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpacked, self._content
@@ -143,6 +143,7 @@ def _unpacked(
     views: tuple[View, ...],
     spans: tuple[slice, ...],
     parts: list[_Stored | Bytes],
+    ends: tuple[int, ...] | None,
 ) -> Sample:
     filled = np.empty(0, np.uint8) if slot is None else _open[slots].receive(slot)
     frames, *masks = (
@@ -151,4 +152,4 @@ def _unpacked(
         else part
         for part in parts
     )
-    return Decoded(index, views, frames, spans, masks[0] if masks else None).sample()
+    return Decoded(index, views, frames, spans, masks[0] if masks else None, ends).sample()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saccade.amounts import counted
+from saccade.engine import nvjpeg
 from saccade.engine.bf16_cpu import SmallMapsInFloat32, has_bf16_without_amx
 from saccade.errors import SpecError
 
@@ -32,6 +33,8 @@ class Machine:
     """Fuse what stands between convolutions by torch.compile."""
     graphs: bool = False
     """Start the kernels of what is compiled as CUDA graphs."""
+    nvjpeg: bool = False
+    """Decode frames on the GPU."""
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -74,6 +77,7 @@ def pick_machine(
     *,
     convolutions: str = "torch",
     compiled: str = "off",
+    decode: str = "cpu",
 ) -> Machine:
     """Choose device, precision and kernels, and set the threads of torch and faiss in this process.
 
@@ -84,9 +88,10 @@ def pick_machine(
         convolutions: "auto" for this package's own where they are the faster ones, or "torch".
         compiled: Whether to use torch.compile: "on", "off", "graphs" for CUDA graphs too, or "auto" for cuda, with a
             line where it cannot.
+        decode: What decodes frames: "cpu" or "nvjpeg".
 
     Raises:
-        SpecError: When cuda or torch.compile is asked for and not there.
+        SpecError: When cuda, torch.compile or nvJPEG is asked for and not there.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise SpecError("engine.device: cuda was asked for and PyTorch sees no CUDA device; use auto or cpu")
@@ -100,7 +105,16 @@ def pick_machine(
     if chosen.type == "cuda":
         torch.backends.cudnn.benchmark = True  # Every step has the same shapes.
     own = convolutions == "auto" and chosen.type == "cpu" and precision == "fp32"
-    return Machine(chosen, precision, own, compiled=_compiles(compiled, chosen), graphs=compiled == "graphs")
+    if decode == "nvjpeg" and (missing := "it sees no CUDA device" if chosen.type != "cuda" else nvjpeg.why_not()):
+        raise SpecError(f"engine.decode: nvjpeg was asked for, which torchvision cannot use here ({missing}); use cpu")
+    return Machine(
+        chosen,
+        precision,
+        own,
+        compiled=_compiles(compiled, chosen),
+        graphs=compiled == "graphs",
+        nvjpeg=decode == "nvjpeg",
+    )
 
 
 def _compiles(wanted: str, device: torch.device) -> bool:
@@ -121,7 +135,12 @@ def _compiles(wanted: str, device: torch.device) -> bool:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device, without waiting for it: a GPU fetches it from pinned memory in its own time."""
+    """A tensor of the host on a device, without waiting for it: a GPU fetches it from pinned memory in its own time.
+
+    One that is there already stays where it is.
+    """
+    if tensor.device.type == device.type:
+        return tensor
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

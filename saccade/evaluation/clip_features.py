@@ -85,8 +85,7 @@ class EncodedClips(_Features):
     def batches(self, items: Iterable[list[Item]]) -> Iterator[list[Sample]]:
         """Decoded clips of each step."""
         dataset = VideoClips(self.clips.train, self.clips.random)
-        pinned = self.clips.machine.device.type == "cuda"
-        return make_loader(dataset, items, self.clips.workers, self.clips.patience_sec, pinned=pinned)
+        return make_loader(dataset, items, self.clips.workers, self.clips.patience_sec, self.clips.machine)
 
     def features(self, samples: Samples) -> tuple[Tensor, Tensor]:
         """Features `[B, C]` and positions of the videos `[B]`; gradients reach an encoder whose weights take them."""

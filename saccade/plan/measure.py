@@ -161,8 +161,7 @@ def _workers_gain(run: Run, step: Piece) -> float:
     batches = epoch_batches(
         len(run.data.train), step.videos, seed=run.spec.seed, first_step=STEPS, last_step=STEPS + 2 * workers
     )
-    pinned = run.machine.device.type == "cuda"
-    arrivals = [time.perf_counter() for _ in make_loader(videos, batches, workers, pinned=pinned)]
+    arrivals = [time.perf_counter() for _ in make_loader(videos, batches, workers, machine=run.machine)]
     # Before the first batch comes, the workers have to start.
     interval = (arrivals[-1] - arrivals[0]) / (len(arrivals) - 1)
     return min(max(step.load_sec / max(interval, 1e-9), 0.1), float(workers))

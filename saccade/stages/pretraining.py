@@ -54,7 +54,7 @@ def run_pretraining(run: Run) -> None:
         (ranks.share(batch, recipe.accumulation_steps) for batch in batches),
         run.spec.engine.workers,
         run.spec.engine.data_patience_sec,
-        pinned=run.machine.device.type == "cuda",
+        run.machine,
     )
     run.saved_step = run.learner.step
     try:

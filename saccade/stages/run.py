@@ -74,6 +74,7 @@ class Run:
             engine.threads or own_cores(),
             convolutions=engine.convolutions,
             compiled=engine.compile,
+            decode=engine.decode,
         )
         _check_processes(spec, self.machine.device)
         self.data = builders.build_dataset(spec)
@@ -128,7 +129,7 @@ class Run:
             batch_size=batch_size,
             workers=self.spec.engine.workers,
             patience_sec=self.spec.engine.data_patience_sec,
-            device=self.machine.device,
+            machine=self.machine,
             stop=self.stop,
             desc=desc,
             epoch=epoch,

@@ -32,7 +32,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Runs:
 
 
 def test_both_sides_see_the_same_clips(runs: _Runs) -> None:
-    (ours,), (theirs,) = list(runs._our_batches()), list(runs._their_batches())
+    (ours,), (theirs,) = list(runs._our_batches(CPU)), list(runs._their_batches())
     assert ours.clips.shape == theirs.clips.shape == (12, 3, 16, 112, 112)
     assert torch.equal(ours.videos, theirs.videos)
     # Pillow's bytes, hues and blur; deviations are of about 1.
@@ -68,6 +68,18 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < our_wait.value < 100
     assert 0 < their_wait.value < 100
     assert report.settings["videos a step"] == 1
+
+
+def test_a_decoder_on_the_gpu_has_its_own_row(runs: _Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    machines: list[Machine] = []
+    monkeypatch.setattr(runs, "_our_batches", lambda machine: machines.append(machine) or iter([None]))
+    monkeypatch.setattr(runs, "_their_batches", lambda: iter([None]))
+    monkeypatch.setattr(runs.steps, "our_step", lambda batch: None)
+    monkeypatch.setattr(runs.steps, "their_step", lambda batch: None)
+    sides = {"release style": runs.theirs, "as here": runs.ours, "as here, nvJPEG": runs.ours_decoded_there}
+    rows = end_to_end._measured(runs, sides, 1)
+    assert [row.name for row in rows] == 2 * list(sides)
+    assert [machine.nvjpeg for machine in machines] == [False, True] * 2
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, saccade: Callable[..., tuple[int, str, str]]) -> None:

@@ -78,7 +78,7 @@ class Extraction:
             batch_size=2,
             workers=0,
             patience_sec=60.0,
-            device=CPU.device,
+            machine=CPU,
             stop=StopRequest(),
             desc=part,
             normalised=False,

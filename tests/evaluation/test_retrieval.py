@@ -12,6 +12,7 @@ from torch import Tensor
 from saccade.datasets.clips import EvenClips, Item, VideoClips
 from saccade.datasets.layout import Video
 from saccade.datasets.render import render
+from saccade.engine.device import Machine
 from saccade.engine.stop import Stopped, StopRequest
 from saccade.errors import SpecError
 from saccade.evaluation.retrieval import (
@@ -150,7 +151,7 @@ class TestExtraction:
             batch_size=batch_size,
             workers=0,
             patience_sec=60.0,
-            device=torch.device("cpu"),
+            machine=Machine(torch.device("cpu"), "fp32"),
             stop=stop or StopRequest(),
             desc="test",
         )
