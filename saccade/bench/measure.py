@@ -54,7 +54,7 @@ class Report:
         lines.append(", ".join(f"{name} {value}" for name, value in self.settings.items()))
         for group in dict.fromkeys(row.group for row in self.rows):
             rows = [row for row in self.rows if row.group == group]
-            cells = [(group, rows[0].unit, "x baseline")]
+            cells = [(group, rows[0].unit, "x baseline" if any(row.ratio is not None for row in rows) else "")]
             cells += [(r.name, _number(r.value), "" if r.ratio is None else f"{r.ratio:.2f}") for r in rows]
             lines += ["", *columns(cells)]
         return "\n".join(lines)

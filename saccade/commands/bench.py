@@ -83,6 +83,22 @@ def end_to_end(
 
 
 @app.command()
+def agreement(
+    device: Annotated[Device, typer.Option(help="What to compare with the CPU.")] = Device.auto,
+    as_json: AsJson = False,
+) -> None:
+    """Whether a GPU computes what the CPU does: clips, frames, losses, a clustering. Ends with 1 where it does not."""
+    from saccade.bench.agreement import bench_agreement, disagreements
+
+    report = bench_agreement(device.value)
+    _print(report, as_json)
+    if found := disagreements(report):
+        told = f"error: {'; '.join(found)}: more than allowed, so do not trust what {report.settings['on']} computes"
+        typer.echo(told, err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
 def clustering(
     features: Annotated[
         Path | None, typer.Argument(metavar="FEATURES", help="A .npy file of float32 [N, D]; default: made features.")

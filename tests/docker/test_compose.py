@@ -17,6 +17,7 @@ from saccade.tracking.server import ServerSettings, host_names
 from .conftest import DOCKER, LAB_HOST, MLFLOW, REPOSITORY, TOOLS, Compose
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+BENCHMARKS = REPOSITORY / "benchmarks"
 DOCKERFILES = [MLFLOW / "Dockerfile", DOCKER / "worker.Dockerfile"]
 SECRETS = {
     "POSTGRES_PASSWORD",
@@ -234,8 +235,8 @@ def test_dockerfiles(path: Path) -> None:
 
 
 def test_shell_scripts() -> None:
-    scripts = sorted([*DOCKER.glob("*.sh"), *MLFLOW.glob("*.sh")])
-    assert len(scripts) == 7
+    scripts = sorted([*DOCKER.glob("*.sh"), *MLFLOW.glob("*.sh"), *BENCHMARKS.glob("*.sh")])
+    assert len(scripts) == 8
     done = subprocess.run([TOOLS / "shellcheck", *scripts], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
     # Compose and the Dockerfile start these by themselves; a volume keeps the mode of the file in the repository.
