@@ -92,27 +92,12 @@ def make_loader(
         return
     items = _Items(chain([first], coming))
     share = -(-len(first) // max(workers, 1))
-    pinned = machine is not None and machine.device.type == "cuda"
-    files = machine is not None and machine.nvjpeg
     ahead = max(2, share)
     # What a worker is ahead, what is put together to a batch, and the batch before, which is worked on.
     with Slots(workers, ahead + 2 * share, _slot_bytes(dataset, first[0]) if workers else 0) as slots:
-        with quiet_about_cores():
-            loader = DataLoader(
-                _HandedOver(dataset, slots, files=files),
-                batch_size=None,
-                sampler=items,
-                num_workers=workers,
-                collate_fn=as_it_is,
-                worker_init_fn=start_worker,
-                pin_memory=pinned,
-                prefetch_factor=ahead if workers else None,
-                timeout=POLL_SEC if workers else 0,
-                # A private generator: the loader would otherwise draw from torch's global one.
-                generator=torch.Generator(),
-                # Slots are inherited.
-                multiprocessing_context="fork" if workers else None,
-            )
+        handed_over = _HandedOver(dataset, slots, files=machine is not None and machine.nvjpeg)
+        pinned = machine is not None and machine.device.type == "cuda"
+        loader = _pytorchs_loader(handed_over, items, workers, ahead, pinned=pinned)
         samples: list[Sample] = []
         told = False
         for sample in watched(loader, patience_sec, lambda: dataset.videos[items.begun[0].video].name):
@@ -127,6 +112,27 @@ def make_loader(
                 items.sizes.popleft()
                 yield samples
                 samples = []
+
+
+def _pytorchs_loader(
+    samples: _HandedOver, items: "_Items", workers: int, ahead: int, *, pinned: bool
+) -> "DataLoader[Any]":
+    with quiet_about_cores():
+        return DataLoader(
+            samples,
+            batch_size=None,
+            sampler=items,
+            num_workers=workers,
+            collate_fn=as_it_is,
+            worker_init_fn=start_worker,
+            pin_memory=pinned,
+            prefetch_factor=ahead if workers else None,
+            timeout=POLL_SEC if workers else 0,
+            # A private generator: the loader would otherwise draw from torch's global one.
+            generator=torch.Generator(),
+            # Slots are inherited.
+            multiprocessing_context="fork" if workers else None,
+        )
 
 
 def _slot_bytes(dataset: VideoClips, item: Item) -> int:

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from saccade.bench import step
 from saccade.bench.measure import Report, Row
-from saccade.bench.step import Steps, bench_step, made_batch, matrix_rate, paper_spec, step_flop
+from saccade.bench.step import Batch, Steps, bench_step, made_batch, matrix_rate, paper_spec, step_flop
 from saccade.engine.device import Machine
 from saccade.spec import ClipSpec, ConsistencySpec, ContrastSpec, EncoderSpec, PretrainSpec, SaccadeSpec, Spec
 
@@ -110,6 +111,16 @@ def test_the_table_of_a_gpu(monkeypatch: pytest.MonkeyPatch, fails: bool) -> Non
             raise RuntimeError("no graphs here\nTraceback")
 
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", mark)
+    now = [0.0]
+    monkeypatch.setattr(step, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    for side, seconds in (("our_step", 0.002), ("their_step", 0.010)):
+        real = getattr(Steps, side)
+
+        def timed(steps: Steps, batch: Batch, real: Callable = real, seconds: float = seconds) -> object:
+            now[0] += seconds
+            return real(steps, batch)
+
+        monkeypatch.setattr(Steps, side, timed)
     report = Report("step", {})
     step._measure_on_gpu(report, "r3d", Machine(CPU, "fp32"), 50e9, 1)
     sides = ["release style, TF32, eager", "as here, fp32", "the same, started as CUDA graphs"][: 2 if fails else 3]
@@ -120,8 +131,9 @@ def test_the_table_of_a_gpu(monkeypatch: pytest.MonkeyPatch, fails: bool) -> Non
     assert [row.name for row in clips] == sides
     assert [row.name for row in flop[1:]] == sides
     assert [row.name for row in host] == sides[1:]
-    # The CPU is done with a step when it has been started.
-    assert host[0].value == pytest.approx(1e3 * 6 / clips[1].value, rel=0.5)
+    assert [row.value for row in clips] == pytest.approx([600, 3000, 3000][: len(sides)])
+    assert [row.ratio for row in clips[1:]] == pytest.approx([5, 5][: len(sides) - 1])
+    assert [row.value for row in host] == pytest.approx([2, 2][: len(sides) - 1])
     assert report.settings["CUDA graphs of R3D"] == ("no graphs here" if fails else "measured")
     assert report.settings["host waits in a step of R3D"] == "none"
     assert modes == ["error", "default"]
