@@ -56,8 +56,8 @@ ALIGNMENT = 8
 WORD = np.dtype("<u8")
 """What checksums are sums of, as long as that."""
 DATA_FILE, INDEX_FILE, INDEX_SUM_FILE = "frames.bin", "index.npz", "index.npz.sha256"
-_TOGETHER: dict[Kind, int] = {"jpeg": 64, "decoded": 1}
-"""Frames whose checksums are compared at once before they are read, while the processor's cache still has them."""
+_TOGETHER = 64
+"""JPEG files whose checksums are taken at once, before the first is decoded."""
 _VERSION = 1
 _NAME = re.compile(r"packed_(?:jpeg|decoded)(?:_[1-9]\d*)?")
 _AGAIN = "remove the folder and run `saccade data pack` again"
@@ -209,21 +209,26 @@ class PackedStore:
 
     def _stored(self, name: str, numbers: Sequence[int]) -> Iterator[memoryview]:
         """Bytes of each frame, whose checksum is right."""
-        first, data = self._first[self._place[name]], self._data
-        for run in _runs(numbers, _TOGETHER[self.settings.kind]):
+        first, data, jpeg = self._first[self._place[name]], self._data, self.settings.kind == "jpeg"
+        for run in _runs(numbers, _TOGETHER):
             places = slice(first + run.start, first + run.stop)
-            starts, lengths = self._starts[places], self._lengths[places].tolist()
-            wrong = self._sums_of(starts, lengths[-1]) != self._sums[places]
-            if wrong.any():
-                damaged = self._frame(name, run[int(wrong.argmax())])
-                raise DataError(f"{damaged} is damaged: its checksum differs; {_AGAIN}")
-            for start, length in zip(starts.tolist(), lengths, strict=True):
+            starts, lengths, sums = (column[places].tolist() for column in (self._starts, self._lengths, self._sums))
+            # Of JPEG files all at once; of pixels one by one, to be copied while the processor's cache still has them.
+            found = self._sums_of(starts, lengths) if jpeg else map(self._sum_of, starts, lengths)
+            for number, start, length, wanted, own in zip(run, starts, lengths, sums, found, strict=True):
+                if own != wanted:
+                    raise DataError(f"{self._frame(name, number)} is damaged: its checksum differs; {_AGAIN}")
                 yield data[start : start + length]
 
-    def _sums_of(self, starts: npt.NDArray[np.uint64], last_length: int) -> npt.NDArray[np.uint64]:
+    def _sum_of(self, start: int, length: int) -> int:
+        return quick_sum(self._words[start // ALIGNMENT : -(-(start + length) // ALIGNMENT)])
+
+    def _sums_of(self, starts: Sequence[int], lengths: Sequence[int]) -> list[int]:
         """Quick sums of frames that follow one another."""
-        words = self._words[int(starts[0]) // ALIGNMENT : (int(starts[-1]) + padded(last_length)) // ALIGNMENT]
-        return np.add.reduceat(words, ((starts - starts[0]) // ALIGNMENT).astype(np.intp))
+        words = self._words[starts[0] // ALIGNMENT : -(-(starts[-1] + lengths[-1]) // ALIGNMENT)]
+        firsts = [(start - starts[0]) // ALIGNMENT for start in starts]
+        sums: list[int] = np.add.reduceat(words, firsts).tolist()
+        return sums
 
     def damaged(self, name: str, *, every: bool) -> list[int]:
         """Numbers of a video's frames whose CRC-32 differs; only of the first and last one unless `every`."""

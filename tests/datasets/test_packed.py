@@ -44,7 +44,7 @@ class TestWhatIsStored:
         packed(dataset, JPEG)
         wanted = tree(dataset, "v1")
         for longest in (1, 2, 5, 12, 64):
-            monkeypatch.setitem(packed_module._TOGETHER, "jpeg", longest)
+            monkeypatch.setattr(packed_module, "_TOGETHER", longest)
             store = open_store(dataset / "packed_jpeg")
             np.testing.assert_array_equal(store.read("v1", range(12)), wanted)
             np.testing.assert_array_equal(store.read("v1", [1, 2, 3, 9, 10, 11]), wanted[[1, 2, 3, 9, 10, 11]])
