@@ -1,25 +1,27 @@
 #!/bin/sh
-# All that only a GPU can tell, in one run of some minutes: whether it agrees with the CPU, then how fast it is.
-# From a checkout, with saccade installed or with wheels of what is missing in a folder:
+# What only a GPU can tell, in some minutes: whether it agrees with the CPU, then how fast it is. From a checkout, with
+# saccade installed or with wheels of what is missing in the folder WHEELS:
 #
-#     benchmarks/gpu.sh OUT [WHEELS]
+#     [WHEELS=...] benchmarks/gpu.sh OUT [BENCH...]
 #
 # Tables go to OUT/*.txt and to the screen. One benchmark that fails does not keep the others from running.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 out=${1:?where to write the tables}
+shift
+[ $# -gt 0 ] || set -- agreement step end-to-end clustering
 mkdir -p "$out" || exit 1
-if [ $# -gt 1 ]; then
-    python3 -m pip install --quiet --no-index --no-deps "$2"/*.whl || exit 1
+if [ -n "${WHEELS:-}" ]; then
+    python3 -m pip install --quiet --no-index --no-deps "$WHEELS"/*.whl || exit 1
 fi
 failed=0
-for bench in agreement step end-to-end clustering; do
+for bench; do
     case $bench in
         clustering) options="--seeds 1" ;;  # The published setting takes a minute of a core for each seed.
         *) options="--device cuda" ;;
     esac
     # shellcheck disable=SC2086 # Options are several words.
-    timeout 240 python3 -m saccade.cli bench $bench $options >"$out/$bench.txt" 2>"$out/$bench.err"
+    timeout 420 python3 -m saccade.cli bench $bench $options >"$out/$bench.txt" 2>"$out/$bench.err"
     code=$?
     cat "$out/$bench.txt"
     if [ $code -ne 0 ]; then

@@ -12,9 +12,11 @@ from saccade.bench import agreement
 from saccade.bench.agreement import bench_agreement, disagreements
 from saccade.bench.made_videos import write_videos
 from saccade.bench.measure import Report, Row
+from saccade.bench.step import Batch
 from saccade.datasets.clips import VideoClips
 from saccade.engine import nvjpeg
 from saccade.engine.device import Machine
+from saccade.spec import Spec
 
 from ..nvjpeg_stand_in import on_cpu
 
@@ -22,7 +24,7 @@ CPU = Machine(torch.device("cpu"), "fp32")
 GROUPS = [
     "augmented clips, mean difference",
     "their masks, mean difference",
-    "losses of 2 steps in fp32, mean difference",
+    "losses of 2 steps, mean difference",
     "objective of a clustering, difference",
 ]
 
@@ -70,6 +72,37 @@ def test_a_device_that_computes_something_else(
 
     monkeypatch.setattr(agreement, name, call)
     assert disagreements(bench_agreement("cpu")) == [group]
+
+
+def test_each_way_of_training_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Machine] = []
+
+    def losses(spec: Spec, batch: Batch, machine: Machine) -> list[float]:
+        asked.append(machine)
+        if machine.graphs:
+            raise RuntimeError("recording failed\nTraceback")
+        return [5.0 + (machine.precision == "bf16"), 4.0]
+
+    gpu = Machine(torch.device("cuda"), "bf16")
+    monkeypatch.setattr(agreement, "_losses", losses)
+    monkeypatch.setattr(agreement, "pick_machine", lambda device: gpu)
+    for part in ("_augmented", "_clustered"):
+        monkeypatch.setattr(agreement, part, lambda *_: [])
+    monkeypatch.setattr(nvjpeg, "why_not", lambda: "no decoder")
+    monkeypatch.setattr(Machine, "description", "a GPU")
+    report = bench_agreement("cuda")
+    assert report.settings["nvJPEG"] == "no decoder"
+    ours = [machine for machine in asked if machine.device.type == "cuda"]
+    assert [(way.precision, way.compiled, way.graphs) for way in ours] == [
+        ("fp32", False, False),
+        ("bf16", False, False),
+        ("bf16", True, False),
+        ("bf16", True, True),
+    ]
+    graphs = "losses of 2 steps, compiled, CUDA graphs, mean difference"
+    assert list(found(report).values()) == pytest.approx([0, 0.1, 0.1, np.nan], nan_ok=True)
+    assert report.settings[graphs] == "recording failed"
+    assert len(disagreements(report)) == 3
 
 
 def test_frames_by_another_decoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
