@@ -130,9 +130,12 @@ def build_learner(spec: Spec, num_videos: int, machine: Machine) -> Learner:
     )
     encoder = joined_batch_norm(encoder, machine.device)
     if machine.compiled:
-        # Part by part: less to compile, and a copy of the encoder (fine-tuning) is not a compiled one.
+        # Part by part: less to compile, and a copy of the encoder (fine-tuning) is not a compiled one. Not dynamic: out
+        # of stages of one code and different shapes PyTorch would conclude that shapes change, and compile for all;
+        # which takes several times as long, and fails with some.
         for part in (encoder.stem, *encoder.stages):
-            part.compile(mode="reduce-overhead" if machine.graphs else None)  # PyTorch's name for CUDA graphs.
+            # The mode is PyTorch's name for CUDA graphs.
+            part.compile(dynamic=False, mode="reduce-overhead" if machine.graphs else None)
     networks = [*encoder.parameters(), *(propagation.parameters() if propagation else ())]
     optimizer = _build_optimizer(spec, networks, list(projection.parameters()))
     return Learner(encoder, projection, propagation, memory, optimizer, machine.device)

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -30,7 +30,7 @@ class Machine:
     own_convolutions: bool = False
     """Use `saccade.models.conv_cpu` where it is available."""
     compiled: bool = False
-    """Fuse what stands between convolutions by torch.compile."""
+    """Fuse what stands between convolutions by torch.compile, in training."""
     graphs: bool = False
     """Start the kernels of what is compiled as CUDA graphs."""
     nvjpeg: bool = False
@@ -39,14 +39,17 @@ class Machine:
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """Context in which the encoder runs, once; losses leave it by casting to fp32."""
-        if self.graphs:
-            # What the encoder gave last may be written over.
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        if self.precision == "fp32":
-            yield
-            return
-        small = self.device.type == "cpu" and has_bf16_without_amx()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16), SmallMapsInFloat32() if small else nullcontext():
+        with ExitStack() as contexts:
+            if self.compiled and not torch.is_grad_enabled():
+                # Evaluations see batches of many sizes, few of each: compiling for them would take longer than they do.
+                contexts.enter_context(torch.compiler.set_stance("force_eager"))
+            elif self.graphs:
+                # What the encoder gave last may be written over.
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            if self.precision != "fp32":
+                contexts.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
+                if self.device.type == "cpu" and has_bf16_without_amx():
+                    contexts.enter_context(SmallMapsInFloat32())
             yield
 
     @contextmanager

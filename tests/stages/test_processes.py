@@ -53,7 +53,7 @@ def test_processes_of_a_machine_share_its_cores(
 
 def test_the_parts_of_an_encoder_are_compiled_and_not_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[tuple[torch.nn.Module, str | None]] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, mode: compiled.append((module, mode)))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, dynamic, mode: compiled.append((module, mode)))
     spec = Spec(name="x", encoder=EncoderSpec(width=4))
     for graphs, mode in ((False, None), (True, "reduce-overhead")):
         learner = build_learner(spec, 4, Machine(CPU, "fp32", compiled=True, graphs=graphs))
