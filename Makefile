@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 # Bytecode is kept, whatever an image says (PYTHONDONTWRITEBYTECODE): every process would compile what it imports anew.
 RUN := PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE= $(BIN)
 # The method, what is drawn at random, and what a resumed run goes on from: no line or branch of it without a test.
-WHOLE := */losses.py,*/pretrain.py,*/learner.py,*/rng.py,*/schedules.py,*/transforms.py,*/gaze/fixations.py,*/gaze/masks.py
+WHOLE := */losses.py,*/pretrain.py,*/learner.py,*/rng.py,*/sampling.py,*/schedules.py,*/transforms.py,*/gaze/fixations.py,*/gaze/masks.py
 WHOLE := $(WHOLE),*/gaze/scanpath.py,*/datasets/clips.py,*/datasets/loader.py,*/datasets/slots.py,*/engine/backward.py
-WHOLE := $(WHOLE),*/engine/bf16_cpu.py,*/checkpoint.py,*/journal.py,*/tracking/shipment.py,*/tracking/shipping_state.py
+WHOLE := $(WHOLE),*/engine/bf16_cpu.py,*/engine/nvjpeg.py,*/checkpoint.py,*/journal.py,*/tracking/shipment.py,*/tracking/shipping_state.py
 WHOLE := $(WHOLE),*/stages/run.py
 
 .PHONY: quickstart test chaos fuzz coverage lint audit clean

@@ -21,9 +21,13 @@ from saccade.losses import consistency_loss, prototype_loss, saccade_contrast_lo
 from saccade.progress import progress
 from saccade.prototypes import Prototypes
 from saccade.rng import derive_seed
+from saccade.sampling import draw_below, draw_keys
 from saccade.schedules import Timetable
 
 __all__ = ["PretrainTimetable", "Recipe", "pretrain", "training_losses"]
+
+_LAST = torch.iinfo(torch.int64).max
+"""Sorts behind all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,10 +230,8 @@ def _memory_rows(
 
     They are drawn for the whole batch, so that a clip has the same whichever process it is in.
     """
-    drawn = torch.randint(
-        len(learner.memory), (len(slots), recipe.num_negatives), generator=_generator(recipe, "negatives", learner.step)
-    )
-    drawn = send(drawn, slots.device)
+    seed = derive_seed(recipe.seed, "negatives", learner.step)
+    drawn = draw_below(len(learner.memory), (len(slots), recipe.num_negatives), seed=seed, device=slots.device)
     own, drawn = (ranks.own_rows(each, part, recipe.accumulation_steps) for each in (slots, drawn))
     # Nearly every row is drawn: projecting all beats finding out which.
     if len(learner.memory) <= drawn.numel() and not learner.memory.split:
@@ -246,8 +248,8 @@ def _candidates(learner: Learner, recipe: Recipe, clustering: int, slots: Tensor
     """Prototypes in the loss, booleans `[P]`: the whole batch's own, and up to `num_negatives` of the others, drawn."""
     assignment, centroids, _ = learner.targets[clustering]
     own = assignment[slots]
-    order = torch.rand(len(centroids), generator=_generator(recipe, "prototypes", learner.step, clustering))
-    order = send(order, slots.device).index_fill_(0, own, 2.0)  # behind all others
+    seed = derive_seed(recipe.seed, "prototypes", learner.step, clustering)
+    order = draw_keys(len(centroids), seed=seed, device=slots.device).index_fill_(0, own, _LAST)
     candidates = torch.zeros(len(centroids), dtype=torch.bool, device=slots.device)
     return candidates.index_fill_(0, order.argsort()[: recipe.num_negatives], True).index_fill_(0, own, True)
 
@@ -263,8 +265,3 @@ def _means(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     if len(parts) == 1:
         return parts[0]
     return {name: torch.stack([each[name].detach() for each in parts]).mean() for name in parts[0]}
-
-
-def _generator(recipe: Recipe, purpose: str, *key: int) -> torch.Generator:
-    # Drawn on the CPU on every device, so a run draws the same wherever it is resumed.
-    return torch.Generator().manual_seed(derive_seed(recipe.seed, purpose, *key))

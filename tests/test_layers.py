@@ -23,7 +23,7 @@ LAYERS = {
     3: "pretrain evaluation features clustering report initial_weights chain",
     2: "models datasets prototypes kmeans journal checkpoint tracking engine learner memory_bank figures run_dir "
     "run_record provenance",
-    1: "gaze losses transforms transforms_cpu transforms_gpu metrics schedules progress amounts console",
+    1: "gaze losses sampling transforms transforms_cpu transforms_gpu metrics schedules progress amounts console",
     0: "spec spec_checks spec_file spec_reader spec_reference spec_wording yaml_marks rng errors atomic checksum "
     "strict_json torch_file torchvision_shim",
 }

@@ -23,6 +23,7 @@ from saccade.memory_bank import MemoryBank
 from saccade.plan.peak import PeakMemory
 from saccade.prototypes import Prototypes, fit_prototypes
 from saccade.rng import derive_seed, generator
+from saccade.sampling import draw_below
 from saccade.spec import ContrastSpec, PretrainSpec, PrototypeSpec, SaccadeSpec
 
 __all__ = ["bench_clustering", "bench_slots"]
@@ -218,9 +219,10 @@ def _on_gpu(group: str, fit: Callable[..., Prototypes], seeds: int) -> Row:
 def _step(bank: MemoryBank, step: int) -> None:
     """What this process's share of the paper's batch does with the memory bank, but for the networks."""
     clips = PretrainSpec().batch_size * 2 * SaccadeSpec().focus_num
-    rng = torch.Generator().manual_seed(derive_seed(_SEED, "negatives", step))
+    seed = derive_seed(_SEED, "negatives", step)
+    rng = torch.Generator().manual_seed(seed)
     slots = torch.randint(len(bank), (clips,), generator=rng)
-    drawn = torch.randint(len(bank), (clips, ContrastSpec().num_negatives), generator=rng)
+    drawn = draw_below(len(bank), (clips, ContrastSpec().num_negatives), seed=seed, device=slots.device)
     rows, _ = torch.unique(ranks.own_rows(torch.cat([slots[:, None], drawn], dim=1)), return_inverse=True)
     assert bank.read(rows).shape == (len(rows), bank.shape[1])
     features = torch.randn(clips, bank.shape[1], generator=rng)

@@ -20,6 +20,7 @@ from saccade.engine.device import Machine, pick_machine
 from saccade.models.encoder import build_encoder
 from saccade.pretrain import training_step
 from saccade.rng import derive_seed
+from saccade.sampling import draw_below
 from saccade.spec import ConsistencySpec, Spec
 
 __all__ = [
@@ -97,11 +98,8 @@ class Steps:
         fixations = torch.arange(self.recipe.focus_num, device=batch.videos.device).repeat(2)
         slots = (batch.videos[:, None] * self.recipe.focus_num + fixations).flatten()
         seed = derive_seed(self.recipe.seed, "negatives", self.theirs.step)
-        drawn = torch.randint(
-            len(self.theirs.memory),
-            (len(slots), self.recipe.num_negatives),
-            generator=torch.Generator().manual_seed(seed),
-        ).to(slots.device)
+        shape = (len(slots), self.recipe.num_negatives)
+        drawn = draw_below(len(self.theirs.memory), shape, seed=seed, device=slots.device)
         with self.machine.stepping():
             losses = release_step(self.theirs, self.recipe, batch.clips.contiguous(), batch.masks, slots, drawn)
         self.theirs.step += 1

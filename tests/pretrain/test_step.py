@@ -1,6 +1,7 @@
 """The training step against a slow, literal version of method.md."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -18,6 +19,7 @@ from saccade.learner import Learner
 from saccade.pretrain import Recipe, training_losses, training_step
 from saccade.rng import derive_seed
 
+from ..split_mix import split_mix
 from .small import CPU, VIDEOS, F, batch, clusterings, made
 
 # The method, slowly ------------------------------------------------------------------------------------------------
@@ -28,8 +30,8 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def drawn_negatives(slots: int, clips: int, number: int, step: int) -> np.ndarray:
-    generator = torch.Generator().manual_seed(derive_seed(11, "negatives", step))
-    return torch.randint(slots, (clips, number), generator=generator).numpy()
+    words = itertools.islice(split_mix(derive_seed(11, "negatives", step)), clips * number)
+    return np.array([(word >> 32) * slots >> 32 for word in words]).reshape(clips, number)
 
 
 def softmax_loss(logits: Sequence[float], right: int = 0) -> tuple[float, float]:
