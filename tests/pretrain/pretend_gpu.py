@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ from saccade.transforms import Augmentation, draw_training_view
 
 HOST = Machine(torch.device("cpu"), "fp32")
 VIDEOS = 4
+PACKAGE = f"{Path(builders.__file__).parent}/"
+"""Where the code is that is watched, wherever the checkout is and whatever its name."""
 
 
 class Watch(TorchDispatchMode):
@@ -51,7 +54,7 @@ class Watch(TorchDispatchMode):
         return result
 
     def _arrived(self, how: str) -> None:
-        ours = [frame for frame in traceback.extract_stack() if "/saccade/" in frame.filename]
+        ours = [frame for frame in traceback.extract_stack() if frame.filename.startswith(PACKAGE)]
         if not ours or ours[-1].name != "send":
             where = f"{ours[-1].filename}:{ours[-1].lineno}" if ours else "the program"
             self.arrivals.append(f"{how} in {where}")
