@@ -1,5 +1,6 @@
 """Pre-training with its clusterings, checkpoints and pictures, and the encoder as the file that others use."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from saccade.datasets.clips import VideoClips, epoch_batches
 from saccade.datasets.loader import make_loader
 from saccade.datasets.loader_watch import WorkerError
 from saccade.engine import ranks
+from saccade.engine.device import Machine
 from saccade.engine.stop import Stopped
 from saccade.models.export import save_encoder
 from saccade.pretrain import pretrain
@@ -57,6 +59,7 @@ def run_pretraining(run: Run) -> None:
         run.machine,
     )
     run.saved_step = run.learner.step
+    _tell_of_compiling(run.machine)
     try:
         pretrain(
             run.learner,
@@ -148,6 +151,12 @@ def write_last(run: Run, epoch: int) -> None:
             "epoch": epoch,
         }
         save_checkpoint(run.folder / LAST, state, keep=run.spec.checkpoint.keep_last)
+
+
+def _tell_of_compiling(machine: Machine) -> None:
+    if machine.compiled and ranks.first():
+        told = "saccade: the first step is compiled before it is taken, which can take minutes"
+        print(told, file=sys.stderr, flush=True)
 
 
 def run_last_validation(run: Run) -> None:

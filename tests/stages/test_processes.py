@@ -10,6 +10,7 @@ from saccade.engine import ranks
 from saccade.engine.device import Machine
 from saccade.errors import SpecError
 from saccade.spec import EncoderSpec, PretrainSpec, Spec
+from saccade.stages import pretraining
 from saccade.stages.run import _check_processes, own_cores
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -49,6 +50,13 @@ def test_processes_of_a_machine_share_its_cores(
     monkeypatch.setattr(ranks, "local_size", lambda: here)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     assert own_cores() == each
+
+
+def test_a_first_step_that_takes_minutes_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    pretraining._tell_of_compiling(Machine(CPU, "fp32"))
+    assert capsys.readouterr().err == ""
+    pretraining._tell_of_compiling(Machine(CPU, "fp32", compiled=True))
+    assert capsys.readouterr().err.startswith("saccade: the first step is compiled")
 
 
 def test_the_parts_of_an_encoder_are_compiled_and_not_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
