@@ -39,6 +39,12 @@ def plain(frames: Tensor, view: View, size: int) -> Tensor:
     return seen.transpose(0, 1)
 
 
+def ties(frames: Tensor, view: View, size: int) -> float:
+    """Part of the scaled bytes that lie halfway between two, as all along an edge of black and white may."""
+    exact, _ = apply_view(frames.double(), None, View(view.crop, view.flip), size=size)
+    return float(((255 * exact) % 1 - 0.5).abs().lt(1e-4).float().mean())
+
+
 def drawn_views(count: int, height: int, width: int, **chances: float) -> list[View]:
     draws = Draws(count, "test")
     augmentation = replace(AUGMENTATION, **chances)
@@ -46,8 +52,7 @@ def drawn_views(count: int, height: int, width: int, **chances: float) -> list[V
 
 
 def assert_same_clips(videos: Sequence[Sequence[Tensor]], views: Sequence[View], size: int) -> None:
-    """Each clip as the plain path has it; of its bytes one in two hundred may be the next one,
-    where a value of exactly x.5 is rounded the other way: a row of the picture may have as many."""
+    """Each clip as the plain path has it; of its bytes one in five hundred may be the next one, and those of ties."""
     seen, masks = apply_views(videos, None, table_of(views, size), size=size)
     clips = [clip for video in videos for clip in video]
     assert masks is None
@@ -55,7 +60,7 @@ def assert_same_clips(videos: Sequence[Sequence[Tensor]], views: Sequence[View],
     assert seen.shape == (len(clips), len(clips[0]), 3, size, size)
     for own, clip, view in zip(seen, clips, views, strict=True):
         away = (own - plain(clip, view, size)).abs()
-        assert float(away.mean()) < STEP / 200
+        assert float(away.mean()) < STEP * (1 / 500 + ties(clip, view, size))
         assert float(away.max()) < 5 * STEP
 
 
