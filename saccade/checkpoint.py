@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import torch
 
 from saccade import atomic
-from saccade.errors import CheckpointError
+from saccade.errors import CheckpointError, first_line
 from saccade.torch_file import check_torch_file, is_zip
 
 __all__ = [
@@ -155,8 +155,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         check_torch_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise DamagedError(f"{path}: not a readable checkpoint ({reason}){HINT}") from None
+        raise DamagedError(f"{path}: not a readable checkpoint ({first_line(error, 120)}){HINT}") from None
     if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this version (format {FORMAT}){HINT}")
     return state

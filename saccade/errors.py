@@ -5,7 +5,16 @@ The command line prints a `SaccadeError` without a traceback and exits with 2. E
 
 import re
 
-__all__ = ["CheckpointError", "DataError", "RunError", "SaccadeError", "SpecError", "WeightsError", "shorten"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "RunError",
+    "SaccadeError",
+    "SpecError",
+    "WeightsError",
+    "first_line",
+    "shorten",
+]
 
 _MOST_LETTERS = 600
 """Of a word in a message, which may be a path."""
@@ -46,3 +55,9 @@ def shorten(text: str, limit: int = 60) -> str:
     if len(text) > limit:
         text = f"{text[: limit - 12]}...{text[-9:]}"
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def first_line(error: Exception, limit: int = 160) -> str:
+    """What a library's error says, short enough to stand inside one line of ours."""
+    lines = str(error).splitlines()
+    return lines[0][:limit] if lines else type(error).__name__

@@ -13,8 +13,8 @@ from typing import Any
 
 from saccade import atomic
 from saccade.checksum import file_sha256
-from saccade.errors import RunError, WeightsError
-from saccade.models.weights import PROJECTION_PREFIX, EncoderDescription, find_weights, first_line, read_header
+from saccade.errors import RunError, WeightsError, first_line
+from saccade.models.weights import PROJECTION_PREFIX, EncoderDescription, find_weights, read_header
 from saccade.run_dir import RunDir, open_run
 from saccade.spec import Spec
 from saccade.spec_reader import expand_env

@@ -17,6 +17,7 @@ from saccade import builders
 from saccade.bench.measure import Report, Row, compare, cpu_seconds, one_thread
 from saccade.bench.release_step import release_step, straightforward
 from saccade.engine.device import Machine, pick_machine
+from saccade.errors import first_line
 from saccade.models.encoder import build_encoder
 from saccade.pretrain import training_step
 from saccade.rng import derive_seed
@@ -39,7 +40,6 @@ __all__ = [
 _SEED = 632
 _REPEATED = 10
 """Steps between two looks at the clock, on a GPU."""
-_GRAPHS = "the same, started as CUDA graphs"
 BANK = 9537
 """In the training list of UCF101's first split: what the memory bank is as large as."""
 ENCODERS = {"r3d": ("R3D", 1.0, 16), "r2plus1d": ("R(2+1)D", 4.0, 8)}
@@ -142,27 +142,24 @@ def _measure_on_gpu(report: Report, encoder: str, machine: Machine, rate: float,
     spec, name = paper_spec(encoder), ENCODERS[encoder][0]
     steps, graphs = Steps(spec, machine, BANK), Steps(spec, replace(machine, graphs=True), BANK)
     batch = made_batch(spec, spec.pretrain.batch_size, BANK, machine.device)
-    ours, clips = partial(steps.our_step, batch), len(batch.clips)
-    sides: dict[str, Callable[[], object]] = {
-        "release style, TF32, eager": partial(steps.their_step, batch),
-        f"as here, {machine.precision}": ours,
-        _GRAPHS: partial(graphs.our_step, batch),
-    }
-    failed = _failure(_times(3, sides[_GRAPHS]))  # PyTorch records them in the second or third step.
+    step, started, clips = partial(steps.our_step, batch), partial(graphs.our_step, batch), len(batch.clips)
+    ours: dict[str, Callable[[], object]] = {f"as here, {machine.precision}": step}
+    failed = _failure(_times(3, started))  # PyTorch records them in the second or third step.
     report.settings[f"CUDA graphs of {name}"] = failed or "measured"
-    if failed:
-        del sides[_GRAPHS]
+    if not failed:
+        ours["the same, started as CUDA graphs"] = started
+    sides: dict[str, Callable[[], object]] = {"release style, TF32, eager": partial(steps.their_step, batch)} | ours
     rows = compare(
         f"{name}, {clips} clips a step",
-        {side: _times(_REPEATED, step) for side, step in sides.items()},
+        {side: _times(_REPEATED, each) for side, each in sides.items()},
         amount=_REPEATED * clips,
         unit="clips/s",
         rounds=rounds,
         seconds=gpu_seconds,
     )
     report.rows += rows + _shares(name, rows, step_flop(spec), rate, "bf16 matrix products of 8192")
-    report.rows += _hosts_part(name, {side: sides[side] for side in list(sides)[1:]}, rounds)
-    report.settings[f"host waits in a step of {name}"] = _failure(lambda: _without_waiting(ours)) or "none"
+    report.rows += _hosts_part(name, ours, rounds)
+    report.settings[f"host waits in a step of {name}"] = _failure(lambda: _without_waiting(step)) or "none"
 
 
 def _hosts_part(name: str, sides: dict[str, Callable[[], object]], rounds: int) -> list[Row]:
@@ -254,7 +251,7 @@ def _failure(call: Callable[[], object]) -> str | None:
     try:
         call()
     except RuntimeError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return None
 
 

@@ -22,6 +22,7 @@ from saccade.errors import DataError
 
 __all__ = ["as_it_is", "make_loader", "start_worker"]
 
+_HERE = Machine(torch.device("cpu"), "fp32")
 _LARGER = 2
 """Times the frames of the first video: so large may those of others be (HMDB51's are up to 1.8 times UCF101's)."""
 
@@ -68,7 +69,7 @@ def make_loader(
     batches: Iterable[list[Item]],
     workers: int,
     patience_sec: float = math.inf,
-    machine: Machine | None = None,
+    machine: Machine = _HERE,
 ) -> Iterator[list[Sample]]:
     """Give one list of samples for each of `batches`, decoded by `workers` processes.
 
@@ -80,7 +81,7 @@ def make_loader(
         batches: What is wanted of them.
         workers: Processes that decode; 0: this one does.
         patience_sec: How long a video may take to come.
-        machine: Where samples are used: for a GPU they come in pinned memory, or decoded by it; None: on the CPU.
+        machine: Where samples are used: for a GPU they come in pinned memory, or decoded by it.
 
     Raises:
         DataError: A video is unreadable; the same line, whichever process has read it.
@@ -95,9 +96,8 @@ def make_loader(
     ahead = max(2, share)
     # What a worker is ahead, what is put together to a batch, and the batch before, which is worked on.
     with Slots(workers, ahead + 2 * share, _slot_bytes(dataset, first[0]) if workers else 0) as slots:
-        handed_over = _HandedOver(dataset, slots, files=machine is not None and machine.nvjpeg)
-        pinned = machine is not None and machine.device.type == "cuda"
-        loader = _pytorchs_loader(handed_over, items, workers, ahead, pinned=pinned)
+        handed_over = _HandedOver(dataset, slots, files=machine.nvjpeg)
+        loader = _pytorchs_loader(handed_over, items, workers, ahead, pinned=machine.device.type == "cuda")
         samples: list[Sample] = []
         told = False
         for sample in watched(loader, patience_sec, lambda: dataset.videos[items.begun[0].video].name):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saccade import torchvision_shim
+from saccade.errors import first_line
 
 __all__ = ["decode_on_gpu", "why_not"]
 
@@ -46,7 +47,7 @@ def why_not() -> str | None:
     try:
         seen = _decoded([file])[0].permute(1, 2, 0).cpu().numpy()
     except (RuntimeError, AttributeError, ImportError) as error:
-        return str(error).strip().splitlines()[0]
+        return first_line(error)
     if seen.shape != picture.shape or np.abs(seen.astype(float) - picture).mean() > _AWAY:
         return "its pixels are not those of the picture"
     return None

@@ -23,10 +23,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from saccade.checksum import file_sha256
-from saccade.errors import WeightsError, shorten
+from saccade.errors import WeightsError, first_line, shorten
 from saccade.models.encoder import Encoder, build_encoder
 from saccade.models.export import describe, fit_state, write_weights
-from saccade.models.weights import first_line
 from saccade.torch_file import check_torch_file
 
 __all__ = ["ImportReport", "import_published"]

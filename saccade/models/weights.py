@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from saccade.errors import WeightsError
+from saccade.errors import WeightsError, first_line
 
 __all__ = [
     "ENCODER_PREFIX",
@@ -18,7 +18,6 @@ __all__ = [
     "WEIGHTS_FILE",
     "EncoderDescription",
     "find_weights",
-    "first_line",
     "read_header",
     "unreadable",
 ]
@@ -138,9 +137,3 @@ def unreadable(path: Path, error: Exception) -> WeightsError:
         f"{path}: not a readable safetensors file ({first_line(error)}); a published PyTorch file is first "
         "converted with `saccade import-weights`"
     )
-
-
-def first_line(error: Exception) -> str:
-    """What a library's error says, short enough to stand inside one line of ours."""
-    lines = str(error).splitlines()
-    return lines[0][:160] if lines else type(error).__name__

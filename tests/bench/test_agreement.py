@@ -61,7 +61,7 @@ def test_the_cpu_agrees_with_itself() -> None:
 def test_a_device_that_computes_something_else(
     monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[Any], Any], group: str
 ) -> None:
-    """It is the first that is asked, half of all times."""
+    """One of the two does, that which is asked first, half of all times."""
     real, asked = getattr(agreement, name), []
     half = 2 if name == "training_step" else 1
 
